@@ -1,0 +1,1 @@
+"""The engine room: scheduler, leases, workers, journal, events, and the loop that joins them."""
