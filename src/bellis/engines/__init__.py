@@ -1,0 +1,1 @@
+"""Where workers live. Engines are found by name through the entry points ``bellis.engines``."""

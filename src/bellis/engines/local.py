@@ -1,0 +1,400 @@
+"""The local engine: worker processes on this machine, started once and shared by all tasks of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import selectors
+import signal
+import socket
+import subprocess
+from collections import deque
+from multiprocessing.connection import Connection
+from time import monotonic, monotonic_ns
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bellis.errors import EngineError
+from bellis.runtime import nursery
+from bellis.runtime.cell import CELL_BYTES, EAGER, FLAG, GIVE_BACK, LEASE, POSITION, STARTED_NS, Cell, shared_memory
+from bellis.runtime.engine import EngineEvent, EngineSetup, ProgramRefused, WorkerEnded
+from bellis.runtime.lease import Lease, Outcome, Report
+from bellis.runtime.messages import LoadFailed, LoadProgram, Ready, Reported, RunLease, decode_from_worker, encode
+from bellis.runtime.output import last_lines, log_path, remove_empty_logs
+
+if TYPE_CHECKING:
+    from bellis.runtime.program import Program
+
+THREAD_LIMITS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+"""Set to 1 in workers unless the environment sets them: one worker per core is parallel enough."""
+MOST_FAILED_STARTS = 5
+"""After so many workers in a row that ended before they were ready, the run ends."""
+MOST_NURSERIES = 4
+WATCH_S = 0.02
+"""How often cells are looked at while a time-out or an idle slot asks for it."""
+TAKE_BACK_AFTER_NS = 5_000_000
+"""A block that runs this long while slots are idle gives away the rest of its lease."""
+CLOSE_S = 0.5
+"""How long idle workers get to end by themselves."""
+
+
+class _Worker:
+    """One worker process as its parent sees it."""
+
+    def __init__(self, slot: int, channel: Connection, cell: Cell) -> None:
+        self.slot = slot
+        self.name = f"worker-{slot}"
+        self.channel = channel
+        self.cell = cell
+        self.pid: int | None = None
+        self.is_ready = False
+        self.leases: dict[int, Lease] = {}
+        self.programs: set[int] = set()
+        self.task_id: str | None = None
+        self.killed_for: str | None = None
+        self.returning_since: float | None = None
+        self.peak_memory_bytes = 0
+
+
+class LocalEngine:
+    """Worker processes on this machine."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._workers: dict[int, _Worker] = {}
+        self._starting: deque[_Worker] = deque()
+        self._events: list[EngineEvent] = []
+        self._failed_starts = 0
+        self._nurseries = 0
+        self._nursery: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._hurry = False
+        self._looked_at = 0.0
+
+    def start(self, setup: EngineSetup) -> int:
+        """Start the nursery; workers are started when there is work for them."""
+        self._setup = setup
+        self._programs = {program.task_id: program for program in setup.programs}
+        self._payloads: dict[int, bytes] = {}
+        for program in setup.programs:  # an error here comes before any worker is started
+            self._payloads[program.number] = program.dumps()
+        self._cells_fd, self._memory = shared_memory(setup.workers * CELL_BYTES, setup.cells_path)
+        self._cells = memoryview(self._memory)
+        self._start_nursery()
+        return setup.workers
+
+    # Leases --------------------------------------------------------------------------------------------------
+
+    def submit(self, lease: Lease) -> None:
+        """Send a lease to an idle worker, or start one, or queue it behind the least busy one."""
+        program = self._programs[lease.task_id]
+        worker = self._choose(program)
+        worker.leases[lease.lease_id] = lease
+        worker.task_id = lease.task_id
+        try:
+            if program.number not in worker.programs:
+                worker.programs.add(program.number)
+                payload = self._payloads[program.number]
+                worker.channel.send_bytes(encode(LoadProgram(program.number, program.task_id, payload)))
+            worker.channel.send_bytes(encode(RunLease(lease.lease_id, program.number, lease.indices.tobytes())))
+        except OSError:
+            pass  # it has just ended; the nursery will say so, and the lease comes back then
+
+    def _choose(self, program: Program) -> _Worker:
+        able = [worker for worker in self._workers.values() if worker.returning_since is None]
+        idle = [worker for worker in able if not worker.leases]
+        if idle:
+            return min(idle, key=lambda worker: program.number not in worker.programs)
+        if len(self._workers) < self._setup.workers:
+            return self._spawn()
+        # A busy worker does not read, so only what fits into the socket's buffer may be sent to it: no program.
+        loaded = [worker for worker in able if program.number in worker.programs]
+        return min(loaded or able or list(self._workers.values()), key=lambda worker: len(worker.leases))
+
+    def _spawn(self) -> _Worker:
+        slot = next(slot for slot in range(self._setup.workers) if slot not in self._workers)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        cell = Cell(self._cells, slot)
+        cell.clear()
+        cell.words[FLAG] = EAGER if self._hurry else 0
+        worker = _Worker(slot, Connection(ours.detach()), cell)
+        with theirs:
+            self._request(nursery.SPAWN, slot, theirs.fileno())
+        self._workers[slot] = worker
+        self._starting.append(worker)
+        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
+        return worker
+
+    # Events ----------------------------------------------------------------------------------------------------
+
+    def events(self, timeout_s: float) -> list[EngineEvent]:
+        """Wait for reports, watch over time-outs, notice workers that ended."""
+        watch = self._hurry or any(self._programs[w.task_id].timeout_s for w in self._workers.values() if w.task_id)
+        wait = 0.0 if self._events else min(timeout_s, WATCH_S) if watch else timeout_s
+        for key, _ in self._selector.select(wait):
+            if key.data is None:
+                self._hear_nursery()
+            else:
+                self._hear(key.data)
+        if watch and monotonic() - self._looked_at >= WATCH_S / 2:
+            self._look()
+        events, self._events = self._events, []
+        return events
+
+    def _hear(self, worker: _Worker) -> None:
+        try:
+            message = decode_from_worker(worker.channel.recv_bytes())
+        except (EOFError, OSError):
+            self._forget_channel(worker)
+            self._kill(worker, None)  # usually it has ended; if only its channel has, it is of no more use
+            return
+        if isinstance(message, Reported):
+            worker.peak_memory_bytes = message.peak_memory_bytes
+            if message.finished:
+                worker.leases.pop(message.lease_id, None)
+                if not worker.leases:
+                    self._end_return(worker)
+            self._events.append(
+                Report(
+                    message.lease_id,
+                    message.begin,
+                    message.outcomes,
+                    message.seconds,
+                    message.errors,
+                    message.results,
+                    message.finished,
+                    worker.name,
+                    message.peak_memory_bytes,
+                )
+            )
+        elif isinstance(message, Ready):
+            worker.is_ready = True
+            self._failed_starts = 0
+        elif isinstance(message, LoadFailed):
+            task_id = self._setup.programs[message.number].task_id
+            self._events.append(ProgramRefused(task_id, message.error))
+            worker.programs.discard(message.number)
+            for lease in [held for held in worker.leases.values() if held.task_id == task_id]:
+                del worker.leases[lease.lease_id]
+                self._events.append(Report(lease.lease_id, 0, b"", finished=True, worker=worker.name))
+
+    def _look(self) -> None:
+        """Read the cells: who takes too long, and, while slots are idle, what is done and what can be given away."""
+        self._looked_at = monotonic()
+        now = monotonic_ns()
+        for worker in self._workers.values():
+            words = worker.cell.words
+            lease = worker.leases.get(words[LEASE])
+            if lease is None:
+                continue
+            program = self._programs[lease.task_id]
+            running_ns = now - words[STARTED_NS]
+            if program.timeout_s is not None and running_ns > program.timeout_s * 1e9:
+                self._kill(worker, f"the block took longer than its timeout of {program.timeout_s:g} s")
+            elif self._hurry:
+                if not program.keeps_results:
+                    self._harvest(worker, lease)
+                self._take_back(worker, lease, running_ns)
+
+    def _harvest(self, worker: _Worker, lease: Lease) -> None:
+        """Pass on what succeeded so far; failures come with their tracebacks."""
+        outcomes = worker.cell.outcomes(lease.lease_id).replace(bytes([Outcome.FAILED]), b"\0").rstrip(b"\0")
+        if outcomes:
+            self._events.append(Report(lease.lease_id, 0, outcomes, worker=worker.name))
+
+    def _take_back(self, worker: _Worker, lease: Lease, running_ns: int) -> None:
+        """Take away what a worker in a long block holds beyond it; in two looks, so that it has seen the flag."""
+        position = worker.cell.words[POSITION]
+        waiting = [held for held in worker.leases.values() if held is not lease]
+        rest = len(lease.indices) - position - 1
+        if worker.returning_since is None:
+            if (rest > 0 or waiting) and running_ns > TAKE_BACK_AFTER_NS:
+                worker.cell.words[FLAG] |= GIVE_BACK
+                worker.returning_since = monotonic()
+        elif monotonic() - worker.returning_since >= WATCH_S / 4:
+            worker.returning_since = math.inf  # once is enough
+            lost = bytes([Outcome.LOST])
+            if rest > 0:
+                self._events.append(Report(lease.lease_id, position + 1, lost * rest, worker=worker.name))
+            for held in waiting:
+                self._events.append(Report(held.lease_id, 0, lost * len(held.indices), worker=worker.name))
+
+    def _end_return(self, worker: _Worker) -> None:
+        if worker.returning_since is not None:
+            worker.returning_since = None
+            worker.cell.words[FLAG] &= ~GIVE_BACK
+
+    def hurry(self, *, wanted: bool) -> None:
+        """Have each block reported at once, or in groups."""
+        if wanted != self._hurry:
+            self._hurry = wanted
+            for worker in self._workers.values():
+                worker.cell.words[FLAG] ^= EAGER
+
+    def drain(self) -> None:
+        """Have every worker stop after the block that it runs."""
+        for worker in self._workers.values():
+            worker.cell.words[FLAG] |= GIVE_BACK
+
+    # Workers that end --------------------------------------------------------------------------------------------
+
+    def _kill(self, worker: _Worker, reason: str | None) -> None:
+        if worker.killed_for is None:
+            worker.killed_for = reason
+            if worker.pid is not None:
+                self._request(nursery.KILL, worker.pid)
+
+    def _bury(self, worker: _Worker, status: int) -> None:
+        """Account for all that an ended worker held."""
+        if worker.channel.closed is False:
+            with contextlib.suppress(EOFError, OSError):
+                while worker.channel.poll(0):
+                    self._hear(worker)
+        self._forget_channel(worker)
+        self._workers.pop(worker.slot, None)
+        reason = worker.killed_for or nursery.cause(status, worker.peak_memory_bytes)
+        if not worker.is_ready:
+            self._failed_starts += 1
+        words = worker.cell.words
+        current = worker.leases.get(words[LEASE])
+        position = words[POSITION] if current is not None else None
+        self._events.append(WorkerEnded(worker.name, reason, current, position))
+        for lease in worker.leases.values():
+            if lease is current:
+                self._events.append(self._last_report(worker, lease, reason))
+            else:
+                self._events.append(Report(lease.lease_id, 0, b"", finished=True, worker=worker.name))
+        worker.cell.release()
+        if self._failed_starts >= MOST_FAILED_STARTS:
+            raise EngineError(
+                f"{self._failed_starts} workers in a row ended before they were ready; the last one {reason}. "
+                f"Its log:\n{self._log_tail(worker) or '(empty)'}"
+            )
+
+    def _last_report(self, worker: _Worker, lease: Lease, reason: str) -> Report:
+        program = self._programs[lease.task_id]
+        position = worker.cell.words[POSITION]
+        outcomes = np.frombuffer(worker.cell.outcomes(lease.lease_id), np.uint8).copy()
+        if program.keeps_results:  # a result that was not reported went with the worker
+            outcomes[outcomes == Outcome.SUCCESS] = Outcome.LOST
+        lost = f"the block failed, but its traceback was lost: {worker.name} {reason}"
+        errors = dict.fromkeys(np.flatnonzero(outcomes == Outcome.FAILED).tolist(), lost)
+        crash = None
+        if outcomes[position] == Outcome.NONE:
+            outcomes[position] = Outcome.FAILED
+            tail = self._log_tail(worker, lease.task_id)
+            errors[position] = f"{worker.name} {reason}" + (f"\nits last output:\n{tail}" if tail else "")
+            crash = None if worker.killed_for else reason
+        outcomes[outcomes == Outcome.NONE] = Outcome.LOST
+        return Report(
+            lease.lease_id, 0, outcomes.tobytes(), b"", errors, {}, True, worker.name, worker.peak_memory_bytes, crash
+        )
+
+    def _log_tail(self, worker: _Worker, task_id: str | None = None) -> str:
+        task_id = task_id or worker.task_id
+        return last_lines(log_path(self._setup.log_dir, task_id, worker.slot)) if task_id else ""
+
+    def _forget_channel(self, worker: _Worker) -> None:
+        if not worker.channel.closed:
+            self._selector.unregister(worker.channel)
+            worker.channel.close()
+
+    # The nursery -------------------------------------------------------------------------------------------------
+
+    def _start_nursery(self) -> None:
+        self._nurseries += 1
+        if self._nurseries > MOST_NURSERIES:
+            raise EngineError(f"the process that starts workers ended {MOST_NURSERIES} times: giving up")
+        env = {**dict.fromkeys(THREAD_LIMITS, "1"), **os.environ}
+        held = [fd for fd in (self._cells_fd, self._setup.lock_fd) if fd is not None]
+        self._nursery, self._control = nursery.start(self._cells_fd, str(self._setup.log_dir), env, held)
+        self._selector.register(self._control, selectors.EVENT_READ, None)
+
+    def _request(self, operation: int, argument: int, fd: int | None = None) -> None:
+        if self._control is None:
+            return
+        fds = [] if fd is None else [fd]
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is heard of as an event
+            socket.send_fds(self._control, [nursery.FRAME.pack(operation, argument)], fds)
+
+    def _hear_nursery(self) -> None:
+        if self._control is None:
+            return
+        try:
+            frame = self._control.recv(nursery.FRAME.size, socket.MSG_WAITALL)
+        except ConnectionResetError:
+            frame = b""
+        if len(frame) < nursery.FRAME.size:
+            self._replace_nursery()
+            return
+        notice, argument = nursery.FRAME.unpack(frame)
+        if notice == nursery.STARTED:
+            worker = self._starting.popleft()
+            worker.pid = argument
+            if worker.killed_for is not None or worker.channel.closed:
+                self._request(nursery.KILL, argument)
+            return
+        pid, status = argument >> 16, argument & 0xFFFF
+        for worker in list(self._workers.values()):
+            if worker.pid == pid:
+                self._bury(worker, status)
+
+    def _replace_nursery(self) -> None:
+        """Go on after the nursery, and with it all workers, was killed."""
+        self._stop_nursery()
+        for worker in list(self._workers.values()):
+            self._bury(worker, signal.SIGKILL)
+        self._starting.clear()
+        self._start_nursery()
+
+    def _stop_nursery(self) -> None:
+        if self._control is not None:
+            self._selector.unregister(self._control)
+            self._control.close()
+            self._control = None
+        if self._nursery is not None:
+            try:
+                self._nursery.wait(10)
+            except subprocess.TimeoutExpired:
+                self._nursery.kill()
+                self._nursery.wait()
+            self._nursery = None
+
+    def close(self) -> None:
+        """End all workers, the busy ones at once."""
+        self.drain()
+        for worker in self._workers.values():
+            self._forget_channel(worker)
+        until = monotonic() + CLOSE_S
+        idle = {worker.pid for worker in self._workers.values() if not worker.leases}
+        while self._control is not None and idle and monotonic() < until:
+            if not self._selector.select(until - monotonic()):
+                break
+            frame = self._control.recv(nursery.FRAME.size, socket.MSG_WAITALL)
+            if len(frame) < nursery.FRAME.size:
+                break
+            notice, argument = nursery.FRAME.unpack(frame)
+            if notice == nursery.ENDED:
+                idle.discard(argument >> 16)
+            elif self._starting:
+                worker = self._starting.popleft()
+                worker.pid = argument
+                idle.discard(None)
+        self._stop_nursery()
+        self._selector.close()
+        for worker in self._workers.values():
+            worker.cell.release()
+        self._workers.clear()
+        self._cells.release()
+        self._memory.close()
+        os.close(self._cells_fd)
+        remove_empty_logs(self._setup.log_dir)
