@@ -1,0 +1,82 @@
+"""bellis: run code over image data that does not fit, block by block.
+
+``import bellis as daisy`` runs a daisy 1.x script. Names are loaded when they are first used, so that the import itself
+stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bellis.api import SerialServer as SerialServer
+    from bellis.api import Server as Server
+    from bellis.api import run as run
+    from bellis.api import run_blockwise as run_blockwise
+    from bellis.arrays import Array as Array
+    from bellis.arrays import open_ds as open_ds
+    from bellis.arrays import prepare_ds as prepare_ds
+    from bellis.errors import ArrayError as ArrayError
+    from bellis.errors import BellisError as BellisError
+    from bellis.errors import DeadlockError as DeadlockError
+    from bellis.errors import EngineError as EngineError
+    from bellis.errors import FunctionError as FunctionError
+    from bellis.errors import GeometryError as GeometryError
+    from bellis.errors import JournalCorruptError as JournalCorruptError
+    from bellis.errors import JournalError as JournalError
+    from bellis.errors import JournalLockedError as JournalLockedError
+    from bellis.errors import JournalMismatchError as JournalMismatchError
+    from bellis.errors import RunError as RunError
+    from bellis.errors import TaskError as TaskError
+    from bellis.geometry import Coordinate as Coordinate
+    from bellis.geometry import Roi as Roi
+    from bellis.geometry import expand_roi_to_grid as expand_roi_to_grid
+    from bellis.geometry import expand_write_roi_to_grid as expand_write_roi_to_grid
+    from bellis.planning import BlockGrid as BlockGrid
+    from bellis.planning import BlockwiseDependencyGraph as BlockwiseDependencyGraph
+    from bellis.planning import DependencyGraph as DependencyGraph
+    from bellis.planning import Plan as Plan
+    from bellis.planning import plan as plan
+    from bellis.runtime.output import get_worker_log_basename as get_worker_log_basename
+    from bellis.runtime.report import RunReport as RunReport
+    from bellis.runtime.scheduler import Scheduler as Scheduler
+    from bellis.runtime.state import TaskState as TaskState
+    from bellis.tasks import Block as Block
+    from bellis.tasks import BlockStatus as BlockStatus
+    from bellis.tasks import Pipeline as Pipeline
+    from bellis.tasks import Task as Task
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "bellis.api": ("SerialServer", "Server", "run", "run_blockwise"),
+    "bellis.arrays": ("Array", "open_ds", "prepare_ds"),
+    "bellis.errors": (
+        "ArrayError", "BellisError", "DeadlockError", "EngineError", "FunctionError", "GeometryError",
+        "JournalCorruptError", "JournalError", "JournalLockedError", "JournalMismatchError", "RunError", "TaskError",
+    ),
+    "bellis.geometry": ("Coordinate", "Roi", "expand_roi_to_grid", "expand_write_roi_to_grid"),
+    "bellis.planning": ("BlockGrid", "BlockwiseDependencyGraph", "DependencyGraph", "Plan", "plan"),
+    "bellis.runtime.output": ("get_worker_log_basename",),
+    "bellis.runtime.report": ("RunReport",),
+    "bellis.runtime.scheduler": ("Scheduler",),
+    "bellis.runtime.state": ("TaskState",),
+    "bellis.tasks": ("Block", "BlockStatus", "Pipeline", "Task"),
+}  # fmt: skip
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    room = _HOME.get(name)
+    if room is None:
+        raise AttributeError(f"module 'bellis' has no attribute {name!r}")
+    value = getattr(import_module(room), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
