@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bellis.api.machine import available_cores, engine_named
-from bellis.errors import FunctionError, TaskError
+from bellis.errors import FunctionError, RunError, TaskError
 from bellis.observe.hub import Hub
 from bellis.observe.progress import progress_observer
 from bellis.observe.summary import summary
@@ -21,7 +21,7 @@ from bellis.runtime.events import Message, Observer, RunFinished, RunStarted, Ta
 from bellis.runtime.fingerprint import Fingerprint
 from bellis.runtime.journal import CELLS, Journal, environment
 from bellis.runtime.loop import Loop
-from bellis.runtime.output import DEFAULT_LOG_DIR
+from bellis.runtime.output import DEFAULT_LOG_DIR, is_worker
 from bellis.runtime.program import Program, code_hash
 from bellis.runtime.report import Counts, RunReport, TaskReport
 from bellis.runtime.scheduler import Scheduler
@@ -86,6 +86,11 @@ class Session:
 
     def _check(self) -> None:
         """Refuse, before anything is started, what could only fail or hang later."""
+        if is_worker():  # it would start workers, which would start workers
+            raise RunError(
+                "bellis.run was called in a worker process. If a script that a worker imports calls it at its top "
+                "level, put that call under `if __name__ == '__main__':`; a block's function can't start a run"
+            )
         workers, resources = self._options.workers, self._options.resources
         if workers is not None and (not isinstance(workers, int) or workers < 1):
             raise TaskError(f"workers must be an int > 0, not {workers!r}")

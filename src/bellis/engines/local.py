@@ -60,8 +60,11 @@ class _Worker:
         self.leases: dict[int, Lease] = {}
         self.programs: set[int] = set()
         self.task_id: str | None = None
+        self.last_index = 0
         self.killed_for: str | None = None
-        self.returning_since: float | None = None
+        self.returning: set[int] = set()
+        """Leases whose rest it was told to give back."""
+        self.told_s = 0.0
         self.peak_memory_bytes = 0
 
 
@@ -78,6 +81,7 @@ class LocalEngine:
         self._nursery: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._hurry = False
+        self._draining = False
         self._looked_at = 0.0
 
     def start(self, setup: EngineSetup) -> int:
@@ -97,7 +101,8 @@ class LocalEngine:
     def submit(self, lease: Lease) -> None:
         """Send a lease to an idle worker, or start one, or queue it behind the least busy one."""
         program = self._programs[lease.task_id]
-        worker = self._choose(program)
+        worker = self._choose(program, int(lease.indices[0]))
+        worker.last_index = int(lease.indices[-1])
         worker.leases[lease.lease_id] = lease
         worker.task_id = lease.task_id
         try:
@@ -109,16 +114,22 @@ class LocalEngine:
         except OSError:
             pass  # it has just ended; the nursery will say so, and the lease comes back then
 
-    def _choose(self, program: Program) -> _Worker:
-        able = [worker for worker in self._workers.values() if worker.returning_since is None]
+    def _choose(self, program: Program, first: int) -> _Worker:
+        """Choose a worker that has little to do, knows the task, and last had the blocks next to ``first``."""
+
+        def cost(worker: _Worker) -> tuple[int, bool, int]:
+            is_new = worker.task_id != program.task_id
+            return len(worker.leases), is_new, abs(worker.last_index - first)
+
+        able = [worker for worker in self._workers.values() if not worker.returning]
         idle = [worker for worker in able if not worker.leases]
         if idle:
-            return min(idle, key=lambda worker: program.number not in worker.programs)
+            return min(idle, key=cost)
         if len(self._workers) < self._setup.workers:
             return self._spawn()
         # A busy worker does not read, so only what fits into the socket's buffer may be sent to it: no program.
         loaded = [worker for worker in able if program.number in worker.programs]
-        return min(loaded or able or list(self._workers.values()), key=lambda worker: len(worker.leases))
+        return min(loaded or able or list(self._workers.values()), key=cost)
 
     def _spawn(self) -> _Worker:
         slot = next(slot for slot in range(self._setup.workers) if slot not in self._workers)
@@ -160,9 +171,7 @@ class LocalEngine:
         if isinstance(message, Reported):
             worker.peak_memory_bytes = message.peak_memory_bytes
             if message.finished:
-                worker.leases.pop(message.lease_id, None)
-                if not worker.leases:
-                    self._end_return(worker)
+                self._end_lease(worker, message.lease_id)
             self._events.append(
                 Report(
                     message.lease_id,
@@ -184,7 +193,7 @@ class LocalEngine:
             self._events.append(ProgramRefused(task_id, message.error))
             worker.programs.discard(message.number)
             for lease in [held for held in worker.leases.values() if held.task_id == task_id]:
-                del worker.leases[lease.lease_id]
+                self._end_lease(worker, lease.lease_id)
                 self._events.append(Report(lease.lease_id, 0, b"", finished=True, worker=worker.name))
 
     def _look(self) -> None:
@@ -215,23 +224,28 @@ class LocalEngine:
         """Take away what a worker in a long block holds beyond it; in two looks, so that it has seen the flag."""
         position = worker.cell.words[POSITION]
         waiting = [held for held in worker.leases.values() if held is not lease]
+        if worker.returning:  # what came since was sent knowingly
+            waiting = [held for held in waiting if held.lease_id in worker.returning]
         rest = len(lease.indices) - position - 1
-        if worker.returning_since is None:
+        if not worker.returning:
             if (rest > 0 or waiting) and running_ns > TAKE_BACK_AFTER_NS:
                 worker.cell.words[FLAG] |= GIVE_BACK
-                worker.returning_since = monotonic()
-        elif monotonic() - worker.returning_since >= WATCH_S / 4:
-            worker.returning_since = math.inf  # once is enough
+                worker.returning = set(worker.leases)
+                worker.told_s = monotonic()
+        elif lease.lease_id in worker.returning and monotonic() - worker.told_s >= WATCH_S / 4:
+            worker.told_s = math.inf  # once is enough
             lost = bytes([Outcome.LOST])
             if rest > 0:
                 self._events.append(Report(lease.lease_id, position + 1, lost * rest, worker=worker.name))
             for held in waiting:
                 self._events.append(Report(held.lease_id, 0, lost * len(held.indices), worker=worker.name))
 
-    def _end_return(self, worker: _Worker) -> None:
-        if worker.returning_since is not None:
-            worker.returning_since = None
-            worker.cell.words[FLAG] &= ~GIVE_BACK
+    def _end_lease(self, worker: _Worker, lease_id: int) -> None:
+        worker.leases.pop(lease_id, None)
+        if lease_id in worker.returning:
+            worker.returning.discard(lease_id)
+            if not worker.returning and not self._draining:
+                worker.cell.words[FLAG] &= ~GIVE_BACK
 
     def hurry(self, *, wanted: bool) -> None:
         """Have each block reported at once, or in groups."""
@@ -242,6 +256,7 @@ class LocalEngine:
 
     def drain(self) -> None:
         """Have every worker stop after the block that it runs."""
+        self._draining = True
         for worker in self._workers.values():
             worker.cell.words[FLAG] |= GIVE_BACK
 

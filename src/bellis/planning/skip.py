@@ -77,7 +77,10 @@ def _regions(grid: BlockGrid, low: Ints, high: Ints) -> Ints:
 
 
 def _answer(task: Task, regions: Ints) -> NDArray[np.bool_]:
-    answer = np.asarray(task.skip_mask(regions))
+    try:
+        answer = np.asarray(task.skip_mask(regions))
+    except Exception as error:
+        raise TaskError(f"task {task.task_id!r}: its skip_mask failed: {type(error).__name__}: {error}") from error
     if answer.shape != (len(regions),):
         raise TaskError(
             f"task {task.task_id!r}: skip_mask was asked about {len(regions)} regions, but answered with shape "

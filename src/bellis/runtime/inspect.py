@@ -94,6 +94,8 @@ def read_status(run_dir: Path) -> RunStatus:
     JournalCorruptError
         If its database is damaged.
     """
+    if not (run_dir / DATABASE).exists() and (run_dir / "tasks").is_dir():  # it was reset
+        return RunStatus(tasks=(), holder=_holder(run_dir / "lock"))
     with _reading(run_dir) as db:
         rows = db.execute("SELECT task_id, fingerprint FROM task ORDER BY number, rowid").fetchall()
         tasks = tuple(_task_status(run_dir, db, task_id, text) for task_id, text in rows)

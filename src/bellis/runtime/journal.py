@@ -366,8 +366,12 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self.close()
+        except JournalError:
+            if error is None:  # else that is what the user must hear of
+                raise
 
 
 def environment() -> dict[str, Any]:

@@ -101,8 +101,11 @@ class Loop:
         most = 2 * self._slots if task.num_workers >= self._slots else task.num_workers
         for name, amount in task.resources.items():
             most = min(most, resources[name] // amount)
-        total = self._scheduler.task_states[task.task_id].total_block_count
-        return TaskRecord(task, most, max(1, -(-total // MOST_TIMINGS)))
+        state = self._scheduler.task_states[task.task_id]
+        record = TaskRecord(task, most, max(1, -(-state.total_block_count // MOST_TIMINGS)))
+        if state.completed_count:  # its first blocks did not fail: an earlier run completed them
+            record.first_errors = None
+        return record
 
     # The turns -------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from multiprocessing import current_process
 from pathlib import Path
 from time import strftime
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ LARGEST_LOG_BYTES = 64 * 2**20
 DEFAULT_LOG_DIR = Path("bellis_logs")
 """Where logs go without a journal."""
 LONGEST_NAME = 150
+WORKER_NAME = "bellis-worker-"
 
 
 def file_name(task_id: str) -> str:
@@ -47,6 +49,11 @@ def get_worker_log_basename(worker_id: int, task_id: str | None = None) -> Path:
     """Return the path, without its suffix, of a worker's log in a run without journal and ``log_dir``."""
     base = DEFAULT_LOG_DIR if task_id is None else DEFAULT_LOG_DIR / file_name(task_id)
     return base / f"worker-{worker_id}"
+
+
+def is_worker() -> bool:
+    """Whether this process is a worker of a run (or was forked by one)."""
+    return current_process().name.startswith(WORKER_NAME)
 
 
 def last_lines(path: Path | None, count: int = 10) -> str:
@@ -92,6 +99,7 @@ class Output:
         self._slot = slot
         self._task_id: str | None = None
         self._written = 0
+        current_process().name = f"{WORKER_NAME}{slot}"
         self.runner: LeaseRunner | None = None
         sys.stdout = Lines(self)
         sys.stderr = Lines(self)

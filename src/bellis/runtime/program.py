@@ -123,6 +123,8 @@ def _is_importable(module: ModuleType) -> bool:
     origin = getattr(module, "__file__", None)
     if origin is None:
         return True
+    if getattr(module.__spec__, "_initializing", False):
+        return False  # its top level is what starts the run: a worker that imports it would start it again
     top = module.__name__.partition(".")[0]
     try:
         spec = importlib.util.find_spec(module.__name__) if top in sys.modules else None
