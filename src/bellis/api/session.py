@@ -121,7 +121,7 @@ class Session:
         if isinstance(engine, str):
             engine = engine_named(engine)
         with ExitStack() as stack:
-            shown = [progress_observer()] if self._options.progress else []
+            shown = [progress_observer(live=self._options.engine != "inline")] if self._options.progress else []
             hub = stack.enter_context(Hub([*shown, *self._options.observers]))
             scheduler = Scheduler(self._plan.pipeline)
             notes = list(self._plan.warnings)

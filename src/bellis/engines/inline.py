@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bellis.runtime.cell import CELL_BYTES, FLAG, GIVE_BACK, Cell
 from bellis.runtime.engine import EngineEvent, EngineSetup, ProgramRefused
+from bellis.runtime.lease import Report
 from bellis.runtime.worker import LeaseRunner, describe
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class InlineEngine:
                 if program.functions.setup is not None:
                     program.functions.setup()
             except Exception as error:  # noqa: BLE001  # the user's function
-                return [ProgramRefused(lease.task_id, describe(error))]
+                return [ProgramRefused(lease.task_id, describe(error)), Report(lease.lease_id, 0, b"", finished=True)]
             self._set_up.add(lease.task_id)
         indices = lease.indices.tobytes()
         outcomes = self._cell.begin(lease.lease_id, program.number, indices)
@@ -56,7 +57,7 @@ class InlineEngine:
         LeaseRunner(program, lease.lease_id, view, self._cell, outcomes, events.append).run()
         return events
 
-    def hurry(self, *, wanted: bool) -> None:
+    def hurry(self, *, report: bool, share: bool) -> None:
         """Do nothing: whoever asks has the events of all that ran."""
 
     def drain(self) -> None:

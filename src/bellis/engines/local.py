@@ -18,13 +18,16 @@ import numpy as np
 
 from bellis.errors import EngineError
 from bellis.runtime import nursery
-from bellis.runtime.cell import CELL_BYTES, EAGER, FLAG, GIVE_BACK, LEASE, POSITION, STARTED_NS, Cell, shared_memory
+from bellis.runtime.cell import CELL_BYTES, EAGER, FLAG, GIVE_BACK, LEASE, POSITION, Cell, shared_memory
 from bellis.runtime.engine import EngineEvent, EngineSetup, ProgramRefused, WorkerEnded
 from bellis.runtime.lease import Lease, Outcome, Report
 from bellis.runtime.messages import LoadFailed, LoadProgram, Ready, Reported, RunLease, decode_from_worker, encode
 from bellis.runtime.output import last_lines, log_path, remove_empty_logs
 
 if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Iterable
+
     from bellis.runtime.program import Program
 
 THREAD_LIMITS = (
@@ -58,6 +61,8 @@ class _Worker:
         self.pid: int | None = None
         self.is_ready = False
         self.leases: dict[int, Lease] = {}
+        self.unsent: deque[Lease] = deque()
+        """Leases for it of a task that it does not know yet."""
         self.programs: set[int] = set()
         self.task_id: str | None = None
         self.last_index = 0
@@ -71,7 +76,14 @@ class _Worker:
 class LocalEngine:
     """Worker processes on this machine."""
 
-    def __init__(self) -> None:
+    _setup: EngineSetup
+    _memory: mmap.mmap | None = None
+
+    def _begin(self, setup: EngineSetup) -> None:
+        """Forget an earlier run."""
+        self._setup = setup
+        self._programs = {program.task_id: program for program in setup.programs}
+        self._payloads: dict[int, bytes] = {}
         self._selector = selectors.DefaultSelector()
         self._workers: dict[int, _Worker] = {}
         self._starting: deque[_Worker] = deque()
@@ -80,17 +92,19 @@ class LocalEngine:
         self._nurseries = 0
         self._nursery: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self._hurry = False
+        self._hurry = self._share = False
         self._draining = False
         self._looked_at = 0.0
 
     def start(self, setup: EngineSetup) -> int:
         """Start the nursery; workers are started when there is work for them."""
-        self._setup = setup
-        self._programs = {program.task_id: program for program in setup.programs}
-        self._payloads: dict[int, bytes] = {}
+        self._begin(setup)
         for program in setup.programs:  # an error here comes before any worker is started
             self._payloads[program.number] = program.dumps()
+        try:
+            setup.log_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EngineError(f"logs can't be written to {setup.log_dir}: {error}; pass another log_dir") from error
         self._cells_fd, self._memory = shared_memory(setup.workers * CELL_BYTES, setup.cells_path)
         self._cells = memoryview(self._memory)
         self._start_nursery()
@@ -102,6 +116,13 @@ class LocalEngine:
         """Send a lease to an idle worker, or start one, or queue it behind the least busy one."""
         program = self._programs[lease.task_id]
         worker = self._choose(program, int(lease.indices[0]))
+        if worker.leases and program.number not in worker.programs:
+            worker.unsent.append(lease)  # a busy worker does not read, and a program may be large
+        else:
+            self._send(worker, lease)
+
+    def _send(self, worker: _Worker, lease: Lease) -> None:
+        program = self._programs[lease.task_id]
         worker.last_index = int(lease.indices[-1])
         worker.leases[lease.lease_id] = lease
         worker.task_id = lease.task_id
@@ -119,7 +140,7 @@ class LocalEngine:
 
         def cost(worker: _Worker) -> tuple[int, bool, int]:
             is_new = worker.task_id != program.task_id
-            return len(worker.leases), is_new, abs(worker.last_index - first)
+            return len(worker.leases) + len(worker.unsent), is_new, abs(worker.last_index - first)
 
         able = [worker for worker in self._workers.values() if not worker.returning]
         idle = [worker for worker in able if not worker.leases]
@@ -127,7 +148,6 @@ class LocalEngine:
             return min(idle, key=cost)
         if len(self._workers) < self._setup.workers:
             return self._spawn()
-        # A busy worker does not read, so only what fits into the socket's buffer may be sent to it: no program.
         loaded = [worker for worker in able if program.number in worker.programs]
         return min(loaded or able or list(self._workers.values()), key=cost)
 
@@ -201,18 +221,26 @@ class LocalEngine:
         self._looked_at = monotonic()
         now = monotonic_ns()
         for worker in self._workers.values():
-            words = worker.cell.words
-            lease = worker.leases.get(words[LEASE])
+            lease_id, position, started_ns = worker.cell.current()
+            lease = worker.leases.get(lease_id)
             if lease is None:
                 continue
             program = self._programs[lease.task_id]
-            running_ns = now - words[STARTED_NS]
+            running_ns = now - started_ns
             if program.timeout_s is not None and running_ns > program.timeout_s * 1e9:
                 self._kill(worker, f"the block took longer than its timeout of {program.timeout_s:g} s")
             elif self._hurry:
+                if self._share:
+                    self._give_up(worker.unsent, worker.name)
+                    worker.unsent.clear()
                 if not program.keeps_results:
                     self._harvest(worker, lease)
-                self._take_back(worker, lease, running_ns)
+                self._take_back(worker, lease, position, running_ns)
+
+    def _give_up(self, leases: Iterable[Lease], name: str) -> None:
+        """Say that leases were not begun."""
+        for lease in list(leases):
+            self._events.append(Report(lease.lease_id, 0, b"", finished=True, worker=name))
 
     def _harvest(self, worker: _Worker, lease: Lease) -> None:
         """Pass on what succeeded so far; failures come with their tracebacks."""
@@ -220,15 +248,15 @@ class LocalEngine:
         if outcomes:
             self._events.append(Report(lease.lease_id, 0, outcomes, worker=worker.name))
 
-    def _take_back(self, worker: _Worker, lease: Lease, running_ns: int) -> None:
+    def _take_back(self, worker: _Worker, lease: Lease, position: int, running_ns: int) -> None:
         """Take away what a worker in a long block holds beyond it; in two looks, so that it has seen the flag."""
-        position = worker.cell.words[POSITION]
-        waiting = [held for held in worker.leases.values() if held is not lease]
+        # Leases run in the order of their ids; an earlier one has ended, and its last report is on the way.
+        waiting = [held for held in worker.leases.values() if held.lease_id > lease.lease_id]
         if worker.returning:  # what came since was sent knowingly
             waiting = [held for held in waiting if held.lease_id in worker.returning]
         rest = len(lease.indices) - position - 1
         if not worker.returning:
-            if (rest > 0 or waiting) and running_ns > TAKE_BACK_AFTER_NS:
+            if self._share and (rest > 0 or waiting) and running_ns > TAKE_BACK_AFTER_NS:
                 worker.cell.words[FLAG] |= GIVE_BACK
                 worker.returning = set(worker.leases)
                 worker.told_s = monotonic()
@@ -242,15 +270,18 @@ class LocalEngine:
 
     def _end_lease(self, worker: _Worker, lease_id: int) -> None:
         worker.leases.pop(lease_id, None)
+        if not worker.leases and worker.unsent:
+            self._send(worker, worker.unsent.popleft())
         if lease_id in worker.returning:
             worker.returning.discard(lease_id)
             if not worker.returning and not self._draining:
                 worker.cell.words[FLAG] &= ~GIVE_BACK
 
-    def hurry(self, *, wanted: bool) -> None:
-        """Have each block reported at once, or in groups."""
-        if wanted != self._hurry:
-            self._hurry = wanted
+    def hurry(self, *, report: bool, share: bool) -> None:
+        """Have each block reported at once, or in groups; have leases shared out, or kept."""
+        self._share = share
+        if report != self._hurry:
+            self._hurry = report
             for worker in self._workers.values():
                 worker.cell.words[FLAG] ^= EAGER
 
@@ -277,17 +308,18 @@ class LocalEngine:
         self._forget_channel(worker)
         self._workers.pop(worker.slot, None)
         reason = worker.killed_for or nursery.cause(status, worker.peak_memory_bytes)
-        if not worker.is_ready:
+        if not worker.is_ready and self._control is not None:
             self._failed_starts += 1
         words = worker.cell.words
         current = worker.leases.get(words[LEASE])
         position = words[POSITION] if current is not None else None
         self._events.append(WorkerEnded(worker.name, reason, current, position))
-        for lease in worker.leases.values():
-            if lease is current:
-                self._events.append(self._last_report(worker, lease, reason))
-            else:
-                self._events.append(Report(lease.lease_id, 0, b"", finished=True, worker=worker.name))
+        held = [*worker.leases.values(), *worker.unsent]
+        if current is not None:
+            self._events.append(self._last_report(worker, current, reason))
+        elif held and worker.is_ready and worker.killed_for is None:  # it ended while it loaded a task
+            self._events.append(Report(held.pop(0).lease_id, 0, b"", finished=True, worker=worker.name, crash=reason))
+        self._give_up([lease for lease in held if lease is not current], worker.name)
         worker.cell.release()
         if self._failed_starts >= MOST_FAILED_STARTS:
             raise EngineError(
@@ -386,6 +418,8 @@ class LocalEngine:
 
     def close(self) -> None:
         """End all workers, the busy ones at once."""
+        if self._memory is None:  # it was not started, or not to the end
+            return
         self.drain()
         for worker in self._workers.values():
             self._forget_channel(worker)
@@ -411,5 +445,6 @@ class LocalEngine:
         self._workers.clear()
         self._cells.release()
         self._memory.close()
+        self._memory = None
         os.close(self._cells_fd)
-        remove_empty_logs(self._setup.log_dir)
+        remove_empty_logs(self._setup.log_dir, self._programs)

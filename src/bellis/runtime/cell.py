@@ -14,6 +14,7 @@ import mmap
 import os
 import tempfile
 from pathlib import Path
+from time import monotonic_ns
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -85,9 +86,19 @@ class Cell:
         region[8:16] = program.to_bytes(8, "little")
         region[16:24] = size.to_bytes(8, "little")
         region[:8] = lease_id.to_bytes(8, "little")
+        self.words[LEASE] = 0  # so that nobody takes the new position for one of the lease before
         self.words[POSITION] = 0
+        self.words[STARTED_NS] = monotonic_ns()
         self.words[LEASE] = lease_id
         return outcomes
+
+    def current(self) -> tuple[int, int, int]:
+        """Return the lease, the position in it, and since when its block runs, all of the same moment."""
+        words = self.words
+        while True:
+            lease_id, position, started_ns = words[LEASE], words[POSITION], words[STARTED_NS]
+            if words[LEASE] == lease_id and words[POSITION] == position:
+                return lease_id, position, started_ns
 
     def outcomes(self, lease_id: int) -> bytes:
         """Return what is known of the blocks of a lease; empty if the worker never began it."""

@@ -69,8 +69,16 @@ class Engine(Protocol):
     def events(self, timeout_s: float) -> list[EngineEvent]:
         """Wait until something happened, at most ``timeout_s``, and return it."""
 
-    def hurry(self, *, wanted: bool) -> None:
-        """Say whether slots are idle: then report each block at once, and give back what others could run."""
+    def hurry(self, *, report: bool, share: bool) -> None:
+        """Say that slots are idle, or that they are not any more.
+
+        Parameters
+        ----------
+        report
+            Report each block at once: others may wait for it.
+        share
+            Give back what a worker holds beyond the block that it runs: others could run it.
+        """
 
     def drain(self) -> None:
         """Finish the blocks that run and give back the rest of all leases."""

@@ -119,11 +119,13 @@ class Loop:
         """
         self._finish_tasks()
         while not self._scheduler.is_done() and not self._interrupts:
-            starving = not self._fill()
+            self._fill()
             if not self._held:
                 self._check_deadlock()
                 continue
-            self._engine.hurry(wanted=starving and self._load < self._slots)
+            idle = self._load < self._slots
+            shareable = any(0 < record.leases < record.most_leases for record in self.records.values())
+            self._engine.hurry(report=idle, share=idle and shareable)
             self._turn(TICK_S)
         if self._interrupts:
             self._wind_up()
@@ -157,17 +159,13 @@ class Loop:
         while self._held and self._interrupts < 2 and monotonic() < until:
             self._turn(TICK_S / 2)
 
-    def _fill(self) -> bool:
-        """Lease what is ready while there is room; return whether something stayed ready for lack of room."""
-        full = False
+    def _fill(self) -> None:
+        """Lease what is ready while there is room."""
         for task in self._scheduler.get_ready_tasks():
             record = self.records[task.task_id]
             while self._load < self._slots and record.leases < record.most_leases:
                 if not self._lease(record):
                     break
-            else:
-                full = True
-        return full
 
     def _lease(self, record: TaskRecord) -> bool:
         task_id = record.task.task_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from contextlib import suppress
 from multiprocessing import current_process
 from pathlib import Path
 from time import strftime
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bellis.runtime.worker import LeaseRunner
 
 LARGEST_LOG_BYTES = 64 * 2**20
@@ -70,13 +73,14 @@ def last_lines(path: Path | None, count: int = 10) -> str:
     return "\n".join(lines[-count:])
 
 
-def remove_empty_logs(log_dir: Path) -> None:
-    """Remove logs that nothing was written to, and the folders that held only such."""
-    for path in sorted(log_dir.rglob("*"), key=lambda p: len(p.parts), reverse=True):
-        if path.is_dir():
-            _remove_if_empty(path)
-        elif path.suffix == ".log" and path.stat().st_size == 0:
-            path.unlink()
+def remove_empty_logs(log_dir: Path, task_ids: Iterable[str]) -> None:
+    """Remove logs of these tasks that nothing was written to, and the folders that held only such."""
+    for folder in (log_dir / file_name(task_id) for task_id in task_ids):
+        for path in folder.glob("worker-*.log"):
+            with suppress(FileNotFoundError):  # another run in the same folder
+                if path.stat().st_size == 0:
+                    path.unlink()
+        _remove_if_empty(folder)
     _remove_if_empty(log_dir)
 
 
@@ -110,19 +114,27 @@ class Output:
             return
         sys.stdout.flush()
         sys.stderr.flush()
-        path = log_path(self._log_dir, task_id, self._slot)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._open(log_path(self._log_dir, task_id, self._slot))
+        self._task_id = task_id
+
+    def _open(self, path: Path) -> None:
+        self._path = path
+        while True:
+            with suppress(FileExistsError, FileNotFoundError):  # another run may be removing an empty folder
+                path.parent.mkdir(parents=True, exist_ok=True)
+                log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                break
         os.dup2(log, 1)
         os.dup2(log, 2)
         self._written = os.fstat(log).st_size
         os.close(log)
-        self._task_id = task_id
 
     def write(self, lines: bytes) -> None:
         """Write whole lines, unless the log is full."""
         if self._written > LARGEST_LOG_BYTES:
             return
+        if os.fstat(1).st_nlink == 0:  # another run removed the log while it was empty
+            self._open(self._path)
         self._written += len(lines)
         if self._written > LARGEST_LOG_BYTES:
             lines = lines[: max(0, LARGEST_LOG_BYTES + len(lines) - self._written)]

@@ -201,6 +201,8 @@ def _feed(digest: Any, value: Any, seen: set[int]) -> None:
     elif isinstance(value, tuple | list):
         for part in value:
             _feed(digest, part, seen)
+    elif isinstance(value, dict):
+        _feed(digest, list(value.items()), seen)
     elif isinstance(value, str | bytes | int | float | complex | bool | None | Path):
         digest.update(repr(value).encode())
     else:
