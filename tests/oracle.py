@@ -29,8 +29,7 @@ def region(roi: Roi) -> Region:
 
 def overlap(a: Region, b: Region) -> bool:
     return all(
-        max(begin_a, begin_b) < min(end_a, end_b)
-        for (begin_a, end_a), (begin_b, end_b) in zip(a, b, strict=True)
+        max(begin_a, begin_b) < min(end_a, end_b) for (begin_a, end_a), (begin_b, end_b) in zip(a, b, strict=True)
     )
 
 
@@ -40,8 +39,7 @@ def volume(a: Region) -> int:
 
 def clip(a: Region, b: Region) -> Region:
     return tuple(
-        (max(begin_a, begin_b), min(end_a, end_b))
-        for (begin_a, end_a), (begin_b, end_b) in zip(a, b, strict=True)
+        (max(begin_a, begin_b), min(end_a, end_b)) for (begin_a, end_a), (begin_b, end_b) in zip(a, b, strict=True)
     )
 
 
@@ -87,15 +85,12 @@ class OracleGrid:
         self.after = tuple(r[1] - w[1] for r, w in zip(read, write, strict=True))
         self.total = total
         self.total_write: Region = tuple(
-            (begin + c0, end - c1)
-            for (begin, end), c0, c1 in zip(total, self.before, self.after, strict=True)
+            (begin + c0, end - c1) for (begin, end), c0, c1 in zip(total, self.before, self.after, strict=True)
         )
         self.counts = tuple(self._count(axis) for axis in range(len(total)))
         self.stride = tuple(
             min(-(-(max(c0, c1) + w) // w) * w, count * w) if conflict else min(w, count * w)
-            for c0, c1, w, count in zip(
-                self.before, self.after, self.write_shape, self.counts, strict=True
-            )
+            for c0, c1, w, count in zip(self.before, self.after, self.write_shape, self.counts, strict=True)
         )
         steps = [range(0, s, w) for s, w in zip(self.stride, self.write_shape, strict=True)]
         self.levels = list(reversed(list(product(*steps))))
@@ -119,14 +114,11 @@ class OracleGrid:
             for total, o, w in zip(self.total_write, offset, self.write_shape, strict=True)
         )
         place = [
-            (w[0] - total[0]) // shape
-            for w, total, shape in zip(write, self.total, self.write_shape, strict=True)
+            (w[0] - total[0]) // shape for w, total, shape in zip(write, self.total, self.write_shape, strict=True)
         ]
         if self.fit == "shrink":
             write = clip(write, self.total_write)
-        read: Region = tuple(
-            (w[0] - c0, w[1] + c1) for w, c0, c1 in zip(write, self.before, self.after, strict=True)
-        )
+        read: Region = tuple((w[0] - c0, w[1] + c1) for w, c0, c1 in zip(write, self.before, self.after, strict=True))
         level_offset = tuple(o % s for o, s in zip(offset, self.stride, strict=True))
         level = self.levels.index(level_offset)
         return OracleBlock(task_id, position, index, cantor(place), read, write, level)
@@ -142,9 +134,7 @@ class OracleGrid:
             op = previous - current
             options.append([op] if op == 0 else [op, op + stride] if op < 0 else [op - stride, op])
         positions = [
-            tuple(
-                k + o // w for k, o, w in zip(block.position, offset, self.write_shape, strict=True)
-            )
+            tuple(k + o // w for k, o, w in zip(block.position, offset, self.write_shape, strict=True))
             for offset in product(*options)
         ]
         return [self.at[position] for position in positions if position in self.at]
@@ -154,8 +144,7 @@ class OracleGrid:
         return [
             other
             for other in self.blocks
-            if other.level < block.level
-            and (overlap(other.read, block.write) or overlap(other.write, block.read))
+            if other.level < block.level and (overlap(other.read, block.write) or overlap(other.write, block.read))
         ]
 
     def writing(self, where: Region) -> list[OracleBlock]:
@@ -179,9 +168,7 @@ def grid_of(task: Task) -> OracleGrid:
 class Oracle:
     """All blocks of a pipeline, what each needs and which need it, in tasks and between them."""
 
-    def __init__(
-        self, tasks: Iterable[Task], already_done: Mapping[str, Iterable[int]] | None = None
-    ) -> None:
+    def __init__(self, tasks: Iterable[Task], already_done: Mapping[str, Iterable[int]] | None = None) -> None:
         already_done = already_done or {}
         self.tasks: dict[str, Task] = {}
         waiting = list(tasks)
@@ -221,10 +208,7 @@ class Oracle:
 
     def is_upstream(self, task_id: str, of: str) -> bool:
         """Whether ``task_id`` is an ancestor of ``of``."""
-        return any(
-            up.task_id == task_id or self.is_upstream(task_id, up.task_id)
-            for up in self.tasks[of].requires()
-        )
+        return any(up.task_id == task_id or self.is_upstream(task_id, up.task_id) for up in self.tasks[of].requires())
 
     def dependents(self, keys: Iterable[Key], *, done: Iterable[Key] = ()) -> set[Key]:
         """Transitive closure of who needs ``keys``; what is done needs nothing any more."""

@@ -31,7 +31,9 @@ def main() -> int:
     options = parser.parse_args()
     output, picture = options.output, options.output / "brain.png"
 
-    report = bellis.run(pipeline(options.input, output, block=options.block), journal=output / "run", on_changed="reset")
+    report = bellis.run(
+        pipeline(options.input, output, block=options.block), journal=output / "run", on_changed="reset"
+    )
     if not report.ok:
         return 1
     rows = sorted(report.results("measure").values(), key=lambda row: (row["z_mm"], row["y_mm"]))

@@ -109,9 +109,7 @@ def test_a_bare_integer_stands_for_one_dimension():
     assert roi.dims == 1
 
 
-@pytest.mark.parametrize(
-    "given_offset", [(1, 2), [1, 2], np.array([1, 2]), (i for i in (1, 2)), (1.0, 2.0)]
-)
+@pytest.mark.parametrize("given_offset", [(1, 2), [1, 2], np.array([1, 2]), (i for i in (1, 2)), (1.0, 2.0)])
 def test_offset_and_shape_are_made_coordinates(given_offset):
     roi = Roi(given_offset, [3.0, 4])
     assert type(roi.offset) is type(roi.shape) is Coordinate
@@ -385,9 +383,7 @@ def on_grid(roi, grid):
     return roi.begin.is_multiple_of(grid) and roi.end.is_multiple_of(grid)
 
 
-snaps = st.integers(1, 3).flatmap(
-    lambda dims: st.tuples(rois(dims), coordinates(dims, min_value=1, max_value=20))
-)
+snaps = st.integers(1, 3).flatmap(lambda dims: st.tuples(rois(dims), coordinates(dims, min_value=1, max_value=20)))
 
 
 @given(snaps)
@@ -414,8 +410,7 @@ def test_snapping_shrinks_to_the_largest_roi_of_the_grid_within(drawn):
         assert all(gap < step for gap, step in zip(roi.end - snapped.end, grid, strict=True))
     else:
         assert any(
-            math.ceil(begin / step) >= end // step
-            for begin, end, step in zip(roi.begin, roi.end, grid, strict=True)
+            math.ceil(begin / step) >= end // step for begin, end, step in zip(roi.begin, roi.end, grid, strict=True)
         )
 
 
@@ -426,12 +421,8 @@ def test_snapping_to_the_closest_moves_no_end_by_more_than_half_a_step(drawn):
     assert is_canonical(snapped)
     assert on_grid(snapped, grid)
     if not roi.empty:
-        assert all(
-            2 * abs(gap) <= step for gap, step in zip(snapped.begin - roi.begin, grid, strict=True)
-        )
-        assert all(
-            2 * abs(gap) <= step for gap, step in zip(snapped.end - roi.end, grid, strict=True)
-        )
+        assert all(2 * abs(gap) <= step for gap, step in zip(snapped.begin - roi.begin, grid, strict=True))
+        assert all(2 * abs(gap) <= step for gap, step in zip(snapped.end - roi.end, grid, strict=True))
 
 
 @pytest.mark.parametrize("mode", ["grow", "shrink", "closest"])
@@ -538,9 +529,7 @@ def test_expanding_to_the_grid_of_a_task_gives_whole_blocks(drawn):
 @given(grids(), st.integers(-20, 20))
 def test_where_the_regions_of_a_block_lie_matters_only_relative_to_each_other(drawn, by):
     sub, total, read, write = drawn
-    assert expand_roi_to_grid(sub, total, read + by, write + by) == expand_roi_to_grid(
-        sub, total, read, write
-    )
+    assert expand_roi_to_grid(sub, total, read + by, write + by) == expand_roi_to_grid(sub, total, read, write)
 
 
 def test_expanding_an_empty_roi_adds_no_block():
@@ -549,9 +538,7 @@ def test_expanding_an_empty_roi_adds_no_block():
 
 
 def test_expanding_to_multiples_of_the_write_shape_starts_at_the_origin():
-    assert expand_write_roi_to_grid(Roi((5, -1), (1, 1)), Roi((1, 1), (4, 4))) == Roi(
-        (4, -4), (4, 4)
-    )
+    assert expand_write_roi_to_grid(Roi((5, -1), (1, 1)), Roi((1, 1), (4, 4))) == Roi((4, -4), (4, 4))
 
 
 def test_expanding_over_another_rank_is_an_error():

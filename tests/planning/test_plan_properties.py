@@ -41,9 +41,7 @@ def thorough(examples: int) -> Any:
 
 
 def block_grid(geometry: Geometry, task_id: str = "task") -> BlockGrid:
-    return BlockGrid(
-        geometry.total_roi, geometry.read_roi, geometry.write_roi, geometry.fit, task_id=task_id
-    )
+    return BlockGrid(geometry.total_roi, geometry.read_roi, geometry.write_roi, geometry.fit, task_id=task_id)
 
 
 def oracle_grid(geometry: Geometry, *, conflict: bool = True) -> OracleGrid:
@@ -89,9 +87,7 @@ def regions_near(draw: st.DrawFn, grid: OracleGrid) -> tuple[tuple[int, int], ..
 class TestGrid:
     @thorough(150)
     @given(geometries())
-    def test_every_block_has_the_regions_and_the_number_of_the_oracle(
-        self, geometry: Geometry
-    ) -> None:
+    def test_every_block_has_the_regions_and_the_number_of_the_oracle(self, geometry: Geometry) -> None:
         grid, oracle = block_grid(geometry), oracle_grid(geometry)
         assert not oracle.blocks or tuple(grid.counts) == oracle.counts
         assert grid.num_blocks == len(oracle.blocks) == prod(oracle.counts)
@@ -114,18 +110,13 @@ class TestGrid:
             step = oracle.write_shape
             end = [b + (e - b) // w * w for b, e, w in zip(begin, end, step, strict=True)]
         target = tuple(zip(begin, end, strict=True))
-        inside = [
-            tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(w, target, strict=True))
-            for w in writes
-        ]
+        inside = [tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(w, target, strict=True)) for w in writes]
         assert all(volume(part) > 0 for part in inside)
         assert sum(map(volume, inside)) == volume(target)
 
     @thorough(100)
     @given(geometries().filter(lambda geometry: geometry.fit != "overhang"))
-    def test_blocks_that_are_valid_or_shrunk_stay_inside_and_keep_their_context(
-        self, geometry: Geometry
-    ) -> None:
+    def test_blocks_that_are_valid_or_shrunk_stay_inside_and_keep_their_context(self, geometry: Geometry) -> None:
         grid, oracle = block_grid(geometry), oracle_grid(geometry)
         for index in range(grid.num_blocks):
             read, write = grid.read_roi(index), grid.write_roi(index)
@@ -135,9 +126,7 @@ class TestGrid:
 
     @thorough(100)
     @given(geometries(), st.data())
-    def test_boxes_are_the_regions_of_the_blocks(
-        self, geometry: Geometry, data: st.DataObject
-    ) -> None:
+    def test_boxes_are_the_regions_of_the_blocks(self, geometry: Geometry, data: st.DataObject) -> None:
         grid, oracle = block_grid(geometry), oracle_grid(geometry)
         some = st.lists(st.sampled_from(range(grid.num_blocks)), max_size=9)
         chosen = data.draw(some) if grid.num_blocks else []
@@ -238,9 +227,7 @@ def check_blocks(found: Iterable[Block], oracle: OracleGrid) -> list[int]:
 class TestLevels:
     @thorough(100)
     @given(geometries(), st.booleans())
-    def test_levels_hold_the_blocks_of_the_oracle_in_c_order(
-        self, geometry: Geometry, conflict: bool
-    ) -> None:
+    def test_levels_hold_the_blocks_of_the_oracle_in_c_order(self, geometry: Geometry, conflict: bool) -> None:
         graph, oracle = (
             level_graph(geometry, conflict=conflict),
             oracle_grid(geometry, conflict=conflict),
@@ -262,9 +249,7 @@ class TestLevels:
 
     @thorough(100)
     @given(geometries(), st.booleans())
-    def test_upstream_and_downstream_are_the_neighbours_of_the_oracle(
-        self, geometry: Geometry, conflict: bool
-    ) -> None:
+    def test_upstream_and_downstream_are_the_neighbours_of_the_oracle(self, geometry: Geometry, conflict: bool) -> None:
         graph, oracle = (
             level_graph(geometry, conflict=conflict),
             oracle_grid(geometry, conflict=conflict),
@@ -297,9 +282,7 @@ class TestLevels:
 
     @thorough(60)
     @given(geometries(max_blocks=16), st.booleans())
-    def test_the_total_may_be_given_as_what_is_written(
-        self, geometry: Geometry, conflict: bool
-    ) -> None:
+    def test_the_total_may_be_given_as_what_is_written(self, geometry: Geometry, conflict: bool) -> None:
         oracle = oracle_grid(geometry, conflict=conflict)
         if any(begin > end for begin, end in oracle.total_write):
             return
@@ -340,9 +323,7 @@ class TestDependencies:
     @pytest.mark.slow
     @thorough(100)
     @given(pipelines(skips=False))
-    def test_upstream_and_downstream_are_those_of_the_oracle_and_each_others_inverse(
-        self, tasks: list[Task]
-    ) -> None:
+    def test_upstream_and_downstream_are_those_of_the_oracle_and_each_others_inverse(self, tasks: list[Task]) -> None:
         graph, oracle = DependencyGraph(tasks), Oracle(tasks)
         assert set(graph.task_ids) == set(oracle.tasks)
         for task_id, grid in oracle.grids.items():
@@ -372,9 +353,7 @@ class TestDependencies:
         assert set(DependencyGraph(last).task_ids) == {task.task_id for task in tasks}
 
     @pytest.mark.parametrize("context", [(3, 0), (0, 3), (5, 1), (1, 5)])
-    def test_with_different_contexts_upstream_and_downstream_still_agree(
-        self, context: tuple[int, int]
-    ) -> None:
+    def test_with_different_contexts_upstream_and_downstream_still_agree(self, context: tuple[int, int]) -> None:
         unit = Roi((0,), (2,))
         first = Task("first", Roi((0,), (20,)), unit, unit, do_nothing)
         read = unit.grow(context[0], context[1])
@@ -424,9 +403,7 @@ class TestPlan:
 
     @pytest.mark.parametrize("dims", [1, 3])
     @pytest.mark.parametrize("context", [0, 1])
-    def test_a_thousand_million_blocks_are_planned_in_little_memory(
-        self, dims: int, context: int
-    ) -> None:
+    def test_a_thousand_million_blocks_are_planned_in_little_memory(self, dims: int, context: int) -> None:
         side = 10 ** (9 // dims)
         write = Roi((0,) * dims, (1,) * dims)
         read = write.grow(context, context)

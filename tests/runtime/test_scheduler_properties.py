@@ -269,9 +269,7 @@ class Drive:
 @pytest.mark.slow
 @thorough(300)
 @given(tasks=pipelines(), script=ANYTHING)
-def test_any_run_agrees_with_the_oracle_after_every_event(
-    tasks: list[Task], script: Script
-) -> None:
+def test_any_run_agrees_with_the_oracle_after_every_event(tasks: list[Task], script: Script) -> None:
     Drive(tasks, script).run()
 
 
@@ -302,9 +300,7 @@ def test_the_same_events_give_the_same_leases(tasks: list[Task], script: Script)
 @pytest.mark.slow
 @thorough(60)
 @given(tasks=pipelines(), script=ANYTHING)
-def test_leases_are_the_same_whether_orphans_are_counted_or_not(
-    tasks: list[Task], script: Script
-) -> None:
+def test_leases_are_the_same_whether_orphans_are_counted_or_not(tasks: list[Task], script: Script) -> None:
     one, two = (Drive(tasks, script, count_all_orphans=count).run() for count in (True, False))
     assert one.log == two.log
 
@@ -312,9 +308,7 @@ def test_leases_are_the_same_whether_orphans_are_counted_or_not(
 @pytest.mark.slow
 @thorough(40)
 @given(tasks=pipelines(), script=ANYTHING)
-def test_the_last_tasks_alone_bring_in_all_that_they_need(
-    tasks: list[Task], script: Script
-) -> None:
+def test_the_last_tasks_alone_bring_in_all_that_they_need(tasks: list[Task], script: Script) -> None:
     upstream = {up.task_id for task in tasks for up in task.requires()}
     last = [task for task in tasks if task.task_id not in upstream]
     assert set(Drive(last, script).run().oracle.tasks) == {task.task_id for task in tasks}
@@ -351,9 +345,7 @@ def test_a_function_that_names_regions_to_skip_skips_the_blocks_that_write_only_
 @pytest.mark.slow
 @thorough(80)
 @given(tasks=pipelines(), script=ANYTHING)
-def test_needs_of_many_blocks_that_are_counted_down_agree_with_the_oracle(
-    tasks: list[Task], script: Script
-) -> None:
+def test_needs_of_many_blocks_that_are_counted_down_agree_with_the_oracle(tasks: list[Task], script: Script) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bellis.runtime.readiness.MOST_GATHERED", 1)
         Drive(tasks, script).run()
@@ -423,9 +415,7 @@ def test_a_chain_with_different_contexts_at_begin_and_end_runs_to_its_end(
     context: tuple[int, int], conflict: bool
 ) -> None:
     first = line("first", (0, 20), 2)
-    second = line(
-        "second", (0, 20), 2, context=context, upstream=[first], read_write_conflict=conflict
-    )
+    second = line("second", (0, 20), 2, context=context, upstream=[first], read_write_conflict=conflict)
     drive = Drive([first, second]).run()
     assert set(drive.model.status.values()) == {"completed"}
 

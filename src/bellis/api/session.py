@@ -21,7 +21,7 @@ from bellis.runtime.events import Message, Observer, RunFinished, RunStarted, Ta
 from bellis.runtime.fingerprint import Fingerprint
 from bellis.runtime.journal import CELLS, Journal, environment
 from bellis.runtime.loop import Loop
-from bellis.runtime.output import DEFAULT_LOG_DIR, is_worker
+from bellis.runtime.output import DEFAULT_LOG_DIR, has_logs, is_worker
 from bellis.runtime.program import Program, code_hash
 from bellis.runtime.report import Counts, RunReport, TaskReport
 from bellis.runtime.scheduler import Scheduler
@@ -131,13 +131,13 @@ class Session:
                 notes += self._bind(journal)
             self._mark_done(scheduler, journal)
             slots = self._slots()
-            hub.notify(self._started(scheduler, slots))
-            for note in notes:
-                hub.notify(Message(text=note))
             with ExitStack() as workers:
                 if not scheduler.is_done():
                     workers.callback(engine.close)
                     slots = engine.start(self._setup(journal, slots))
+                hub.notify(self._started(scheduler, slots))
+                for note in notes:
+                    hub.notify(Message(text=note))
                 loop = Loop(
                     scheduler,
                     engine,
@@ -188,6 +188,7 @@ class Session:
             programs=[Program.of(number, part.task, part.grid) for number, part in enumerate(self._plan.tasks)],
             workers=slots,
             log_dir=self._log_dir,
+            keeps_logs=journal is not None,
             cells_path=None if journal is None else journal.path / CELLS,
             lock_fd=None if journal is None else journal.lock_fd,
         )
@@ -214,7 +215,7 @@ class Session:
             wall_s=wall_s,
             workers=slots,
             run_dir=self._options.journal,
-            log_dir=self._log_dir if self._log_dir.exists() else None,
+            log_dir=self._log_dir if self._options.engine != "inline" and has_logs(self._log_dir, tasks) else None,
             interrupted=loop.is_interrupted and not scheduler.is_done(),
             _again=again,
             _results=results.__getitem__,

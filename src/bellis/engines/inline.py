@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bdb import BdbQuit
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,9 @@ class InlineEngine:
         indices = lease.indices.tobytes()
         outcomes = self._cell.begin(lease.lease_id, program.number, indices)
         view = memoryview(indices).cast("q")
-        LeaseRunner(program, lease.lease_id, view, self._cell, outcomes, events.append).run()
+        runner = LeaseRunner(program, lease.lease_id, view, self._cell, outcomes, events.append)
+        runner.lets_out = (BdbQuit, KeyboardInterrupt)  # a person at a debugger's prompt wants out
+        runner.run()
         return events
 
     def hurry(self, *, report: bool, share: bool) -> None:

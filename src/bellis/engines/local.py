@@ -22,7 +22,7 @@ from bellis.runtime.cell import CELL_BYTES, EAGER, FLAG, GIVE_BACK, LEASE, POSIT
 from bellis.runtime.engine import EngineEvent, EngineSetup, ProgramRefused, WorkerEnded
 from bellis.runtime.lease import Lease, Outcome, Report
 from bellis.runtime.messages import LoadFailed, LoadProgram, Ready, Reported, RunLease, decode_from_worker, encode
-from bellis.runtime.output import last_lines, log_path, remove_empty_logs
+from bellis.runtime.output import last_lines, log_path, remove_logs
 
 if TYPE_CHECKING:
     import mmap
@@ -103,6 +103,8 @@ class LocalEngine:
             self._payloads[program.number] = program.dumps()
         try:
             setup.log_dir.mkdir(parents=True, exist_ok=True)
+            if not setup.keeps_logs:
+                remove_logs(setup.log_dir, self._programs, only_empty=False)
         except OSError as error:
             raise EngineError(f"logs can't be written to {setup.log_dir}: {error}; pass another log_dir") from error
         self._cells_fd, self._memory = shared_memory(setup.workers * CELL_BYTES, setup.cells_path)
@@ -339,7 +341,8 @@ class LocalEngine:
         if outcomes[position] == Outcome.NONE:
             outcomes[position] = Outcome.FAILED
             tail = self._log_tail(worker, lease.task_id)
-            errors[position] = f"{worker.name} {reason}" + (f"\nits last output:\n{tail}" if tail else "")
+            ended = worker.killed_for or f"{worker.name} {reason}"
+            errors[position] = ended + (f"\nits last output:\n{tail}" if tail else "")
             crash = None if worker.killed_for else reason
         outcomes[outcomes == Outcome.NONE] = Outcome.LOST
         return Report(
@@ -447,4 +450,4 @@ class LocalEngine:
         self._memory.close()
         self._memory = None
         os.close(self._cells_fd)
-        remove_empty_logs(self._setup.log_dir, self._programs)
+        remove_logs(self._setup.log_dir, self._programs, only_empty=True)

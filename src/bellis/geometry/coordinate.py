@@ -29,9 +29,7 @@ def _integer(value: object) -> int | None:
             pass
         if isinstance(value, Real):
             return _integral(value)
-    raise GeometryError(
-        f"a coordinate holds integers or None, but was given {value!r} ({type(value).__name__})"
-    )
+    raise GeometryError(f"a coordinate holds integers or None, but was given {value!r} ({type(value).__name__})")
 
 
 def _integral(value: Real) -> int:
@@ -41,9 +39,7 @@ def _integral(value: Real) -> int:
     except (OverflowError, ValueError):  # inf, nan
         whole = None
     if whole is None or whole != value:
-        raise GeometryError(
-            f"a coordinate holds integers, but was given {value!r}: round it explicitly"
-        )
+        raise GeometryError(f"a coordinate holds integers, but was given {value!r}: round it explicitly")
     return int(whole)
 
 

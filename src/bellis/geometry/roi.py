@@ -117,8 +117,7 @@ class Roi:
         shape = shape if type(shape) is Coordinate else Coordinate(shape)
         if len(offset) != len(shape):
             raise GeometryError(
-                f"ranks differ: offset {offset} has {len(offset)} and shape {shape} has "
-                f"{len(shape)} dimensions"
+                f"ranks differ: offset {offset} has {len(offset)} and shape {shape} has {len(shape)} dimensions"
             )
         pairs: Iterable[Span] = zip(offset, shape, strict=True)
         for begin, extent in pairs:
@@ -199,9 +198,7 @@ class Roi:
         """Return whether some point lies in both rois."""
         self._check_rank(other)
         try:
-            for begin, extent, start, length in zip(
-                self.offset, self.shape, other.offset, other.shape, strict=True
-            ):
+            for begin, extent, start, length in zip(self.offset, self.shape, other.offset, other.shape, strict=True):
                 overlaps = begin < start + length and start < begin + extent
                 if not (overlaps and extent and length):
                     return False
@@ -214,9 +211,7 @@ class Roi:
         self._check_rank(other)
         offset, shape = [], []
         try:
-            for begin, extent, start, length in zip(
-                self.offset, self.shape, other.offset, other.shape, strict=True
-            ):
+            for begin, extent, start, length in zip(self.offset, self.shape, other.offset, other.shape, strict=True):
                 end, stop = begin + extent, start + length
                 first = begin if begin > start else start
                 count = (end if end < stop else stop) - first
@@ -256,9 +251,7 @@ class Roi:
         after = broadcast(amount_pos, len(self.offset))
         return Roi.of(self.offset - before, _clipped(self.shape + before + after))
 
-    def snap_to_grid(
-        self, voxel_size: CoordinateLike, mode: Literal["grow", "shrink", "closest"] = "grow"
-    ) -> "Roi":
+    def snap_to_grid(self, voxel_size: CoordinateLike, mode: Literal["grow", "shrink", "closest"] = "grow") -> "Roi":
         """Return the roi with begin and end on multiples of ``voxel_size``.
 
         An empty axis stays empty, and may become so with ``shrink`` and ``closest``.
@@ -290,9 +283,7 @@ class Roi:
             raise GeometryError(f"mode is {mode!r}, but must be 'grow', 'shrink' or 'closest'")
         shape = _clipped((end - begin) * grid)
         if 0 in self.shape:
-            shape = Coordinate(
-                0 if was == 0 else now for was, now in zip(self.shape, shape, strict=True)
-            )
+            shape = Coordinate(0 if was == 0 else now for was, now in zip(self.shape, shape, strict=True))
         return Roi.of(begin * grid, shape)
 
     def to_slices(self) -> tuple[slice, ...]:
@@ -309,9 +300,7 @@ class Roi:
         (slice(2, 10, None), slice(None, None, None))
         """
         if any(_is_inside(at, (None, 0)) for at in self.offset):
-            raise GeometryError(
-                f"{self} begins before the origin: shift it by the offset of the array first"
-            )
+            raise GeometryError(f"{self} begins before the origin: shift it by the offset of the array first")
         return tuple(map(slice, self.offset, self.end))
 
     get_bounding_box = to_slices
@@ -326,9 +315,7 @@ class Roi:
 
     def _check_rank(self, other: "Roi") -> None:
         if len(self.shape) != len(other.shape):
-            raise GeometryError(
-                f"ranks differ: {len(self.shape)} and {len(other.shape)} ({self} and {other})"
-            )
+            raise GeometryError(f"ranks differ: {len(self.shape)} and {len(other.shape)} ({self} and {other})")
 
     def __add__(self, other: CoordinateLike) -> "Roi":
         return self.shift(other)

@@ -19,7 +19,8 @@ CREATE TABLE IF NOT EXISTS failure (
     task_id TEXT NOT NULL, block INTEGER NOT NULL, attempt INTEGER NOT NULL, error TEXT NOT NULL,
     time_s REAL NOT NULL, PRIMARY KEY (task_id, block)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS result (
-    task_id TEXT NOT NULL, block INTEGER NOT NULL, value BLOB NOT NULL, PRIMARY KEY (task_id, block)) WITHOUT ROWID;
+    task_id TEXT NOT NULL, block INTEGER NOT NULL, value BLOB NOT NULL, crc INTEGER NOT NULL,
+    PRIMARY KEY (task_id, block)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS timing (task_id TEXT NOT NULL, indices BLOB NOT NULL, seconds BLOB NOT NULL);
 """
 
@@ -51,6 +52,10 @@ def open_database(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, timeout=10, check_same_thread=False)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
+        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            db.close()
+            raise JournalCorruptError(f"{path} is damaged: {found}; `bellis reset {path.parent}` starts afresh")
         db.executescript(_SCHEMA)
         db.commit()
         return db

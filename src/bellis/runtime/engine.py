@@ -24,6 +24,8 @@ class EngineSetup:
     """How many blocks may run at the same time."""
     log_dir: Path
     """Where workers' output goes."""
+    keeps_logs: bool = False
+    """Whether logs of an earlier run are appended to, or removed."""
     cells_path: Path | None = None
     """File for the workers' cells, so that they outlive a killed run; None: memory only."""
     lock_fd: int | None = None

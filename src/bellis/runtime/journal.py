@@ -11,7 +11,7 @@ import glob
 import os
 import sys
 import zlib
-from contextlib import closing
+from contextlib import closing, suppress
 from time import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
@@ -27,7 +27,7 @@ from bellis.runtime.lock import Lock
 from bellis.runtime.output import file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -75,6 +75,7 @@ class Journal:
         except OSError as error:
             raise JournalError(f"the journal {path} can't be written: {error}; pass another path") from error
         try:
+            self._check_database()
             self._db = open_database(path / DATABASE)
         except BaseException:
             self._lock.release()
@@ -84,6 +85,15 @@ class Journal:
         self._pending_blocks = 0
         self._dirty = False
         self._closed = False
+
+    def _check_database(self) -> None:
+        """Refuse to make a new database beside bitmaps that belong to one that is gone."""
+        database = self.path / DATABASE
+        if any((self.path / "tasks").glob("*.done")) and not (database.exists() and database.stat().st_size):
+            raise JournalCorruptError(
+                f"{database} is missing or empty, but there are finished blocks: put it back, or `bellis reset "
+                f"{self.path}` starts afresh"
+            )
 
     @property
     def lock_fd(self) -> int:
@@ -125,6 +135,7 @@ class Journal:
                     notes.append(self._open_task(old, fingerprint, grid, left, on_changed))
                 except JournalMismatchError as error:
                     problems.append(f"task {fingerprint.task_id!r}: {error}")
+            self._take_over_others(known, left, {fingerprint.task_id for fingerprint, _ in tasks})
             if problems:
                 self._db.rollback()
                 raise JournalMismatchError(
@@ -143,6 +154,13 @@ class Journal:
             self._checkpoint()
             self._remove_strays([fingerprint for fingerprint, _ in tasks])
         return [note for note in notes if note]
+
+    def _take_over_others(self, known: Mapping[str, tuple[int, Fingerprint]], left: _Left, own: Container[str]) -> None:
+        """Keep what a killed run left of tasks that are not part of this one."""
+        for task_id, (_, fingerprint) in known.items():
+            if task_id not in own and (task_id in left.recent or task_id in left.finished):
+                with suppress(JournalCorruptError):  # a run of that task will say so
+                    self._open_bitmap(fingerprint, left)
 
     def _remove_strays(self, tasks: Sequence[Fingerprint]) -> None:
         """Remove bitmaps of these tasks' former grids, and the cells of a killed run, now that they are taken over."""
@@ -168,7 +186,6 @@ class Journal:
         note = None
         bitmap = None if old is None else self._open_bitmap(old, left)
         if old is not None and bitmap is not None:
-            self._bitmaps[task_id] = bitmap
             differences = old.differences(now)
             code_changed = old.code != now.code
             if not bitmap.count() and not self._pending.get(task_id):
@@ -208,9 +225,9 @@ class Journal:
         bitmap.apply(recent)
         # A result that was not noted went with the run, so blocks that have one are run again.
         finished = _NONE if old.results else left.finished.get(old.task_id, _NONE)
-        fresh = finished[~bitmap.has(finished)]
-        if len(fresh):
-            self.note_done(old.task_id, fresh)
+        self._bitmaps[old.task_id] = bitmap
+        if len(finished):
+            self.note_done(old.task_id, finished)
         return bitmap
 
     def _move(self, old: Fingerprint, bitmap: Bitmap, now: Fingerprint, grid: BlockGrid) -> str:
@@ -236,7 +253,7 @@ class Journal:
         )
 
     def _move_results(self, task_id: str, old: BlockGrid, new: BlockGrid) -> None:
-        rows = self._db.execute("SELECT block, value FROM result WHERE task_id = ?", (task_id,)).fetchall()
+        rows = list(self.results(task_id))
         self._db.execute("DELETE FROM result WHERE task_id = ?", (task_id,))
         for block, value in rows:
             flags = np.ones(1, bool)
@@ -271,6 +288,7 @@ class Journal:
 
     def note_done(self, task_id: str, indices: Ints) -> None:
         """Note completed blocks."""
+        indices = indices[~self._bitmaps[task_id].has(indices)]
         self._insert_recent(task_id, indices)
         self._pending.setdefault(task_id, []).append(indices)
         self._pending_blocks += len(indices)
@@ -282,8 +300,8 @@ class Journal:
 
     def note_results(self, task_id: str, results: Mapping[int, bytes]) -> None:
         """Keep what functions returned, as msgpack."""
-        rows = [(task_id, block, value) for block, value in results.items()]
-        self._db.executemany("INSERT OR REPLACE INTO result VALUES (?, ?, ?)", rows)
+        rows = [(task_id, block, value, _crc(value)) for block, value in results.items()]
+        self._db.executemany("INSERT OR REPLACE INTO result VALUES (?, ?, ?, ?)", rows)
         self._dirty = True
 
     def note_failure(self, task_id: str, block: int, attempt: int, error: str) -> None:
@@ -309,11 +327,14 @@ class Journal:
 
     def _checkpoint(self) -> None:
         """Move completions into the bitmaps."""
+        # On disk before the bitmaps are: a bitmap that a power cut left in between is checked against them.
+        self._db.execute("PRAGMA wal_checkpoint(FULL)")
         for task_id, parts in self._pending.items():
             self._bitmaps[task_id].apply(np.concatenate(parts))
         for bitmap in self._bitmaps.values():
             bitmap.flush()
-        self._db.execute("DELETE FROM recent")
+        # Of the tasks whose bitmaps are open only: what others left there waits for a run of theirs.
+        self._db.executemany("DELETE FROM recent WHERE task_id = ?", [(task_id,) for task_id in self._bitmaps])
         self._db.commit()
         self._pending, self._pending_blocks = {}, 0
 
@@ -327,7 +348,11 @@ class Journal:
 
     def results(self, task_id: str) -> Iterator[tuple[int, bytes]]:
         """Yield block index and result, by index."""
-        yield from self._db.execute("SELECT block, value FROM result WHERE task_id = ? ORDER BY block", (task_id,))
+        query = "SELECT block, value, crc FROM result WHERE task_id = ? ORDER BY block"
+        for block, value, crc in self._db.execute(query, (task_id,)):
+            if _crc(value) != crc:
+                raise JournalCorruptError(f"{self.path / DATABASE} is damaged: a result of task {task_id!r}")
+            yield block, value
 
     def timings(self, task_id: str) -> tuple[Ints, NDArray[np.float32]]:
         """Return block indices and durations in seconds, as far as they were kept."""

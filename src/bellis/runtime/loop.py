@@ -92,15 +92,16 @@ class Loop:
         self._log_dir = log_dir
         self._held: dict[int, Held] = {}
         self._load = 0.0
+        self._free = dict(resources)
         self._next_lease = 1
         self._interrupts = 0
         self._late = 0
-        self.records = {task.task_id: self._record(task, resources) for task in tasks}
+        self.records = {task.task_id: self._record(task) for task in tasks}
 
-    def _record(self, task: Task, resources: Mapping[str, int]) -> TaskRecord:
-        most = 2 * self._slots if task.num_workers >= self._slots else task.num_workers
-        for name, amount in task.resources.items():
-            most = min(most, resources[name] // amount)
+    def _record(self, task: Task) -> TaskRecord:
+        # A queued lease would hold resources that it does not use yet, or run beside the cap.
+        is_capped = task.num_workers < self._slots or bool(task.resources)
+        most = min(task.num_workers, self._slots) if is_capped else 2 * self._slots
         state = self._scheduler.task_states[task.task_id]
         record = TaskRecord(task, most, max(1, -(-state.total_block_count // MOST_TIMINGS)))
         if state.completed_count:  # its first blocks did not fail: an earlier run completed them
@@ -163,9 +164,15 @@ class Loop:
         """Lease what is ready while there is room."""
         for task in self._scheduler.get_ready_tasks():
             record = self.records[task.task_id]
-            while self._load < self._slots and record.leases < record.most_leases:
-                if not self._lease(record):
-                    break
+            while self._has_room(record) and self._lease(record):
+                pass
+
+    def _has_room(self, record: TaskRecord) -> bool:
+        return (
+            self._load < self._slots
+            and record.leases < record.most_leases
+            and all(amount <= self._free[name] for name, amount in record.task.resources.items())
+        )
 
     def _lease(self, record: TaskRecord) -> bool:
         task_id = record.task.task_id
@@ -182,6 +189,8 @@ class Loop:
         self._held[lease.lease_id] = Held(lease, np.zeros(len(indices), np.uint8), is_short)
         self._load += 0.5 if is_short else 1.0
         record.leases += 1
+        for name, amount in record.task.resources.items():
+            self._free[name] -= amount
         if record.first_s is None:
             record.first_s = monotonic()
         self._engine.submit(lease)
@@ -223,6 +232,8 @@ class Loop:
             del self._held[report.lease_id]
             self._load -= 0.5 if held.is_short else 1.0
             record.leases -= 1
+            for name, amount in record.task.resources.items():
+                self._free[name] += amount
             rest = np.flatnonzero(held.outcomes == Outcome.NONE)
             held.outcomes[rest] = Outcome.LOST
             positions = np.concatenate([positions, rest])

@@ -73,15 +73,20 @@ def last_lines(path: Path | None, count: int = 10) -> str:
     return "\n".join(lines[-count:])
 
 
-def remove_empty_logs(log_dir: Path, task_ids: Iterable[str]) -> None:
-    """Remove logs of these tasks that nothing was written to, and the folders that held only such."""
+def remove_logs(log_dir: Path, task_ids: Iterable[str], *, only_empty: bool) -> None:
+    """Remove the logs of these tasks, or those that nothing was written to, and the folders that held only such."""
     for folder in (log_dir / file_name(task_id) for task_id in task_ids):
         for path in folder.glob("worker-*.log"):
             with suppress(FileNotFoundError):  # another run in the same folder
-                if path.stat().st_size == 0:
+                if not only_empty or path.stat().st_size == 0:
                     path.unlink()
         _remove_if_empty(folder)
     _remove_if_empty(log_dir)
+
+
+def has_logs(log_dir: Path, task_ids: Iterable[str]) -> bool:
+    """Whether there is a log of one of these tasks."""
+    return any(any((log_dir / file_name(task_id)).glob("worker-*.log")) for task_id in task_ids)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -14,6 +14,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+import numpy as np
 
 from bellis.errors import FunctionError
 
@@ -192,8 +193,12 @@ def _feed(digest: Any, value: Any, seen: set[int]) -> None:
         _feed(digest, value.__func__, seen)
     elif isinstance(value, FunctionType):
         _feed(digest, value.__code__, seen)
+        for name in value.__code__.co_names:  # functions of the same module that it calls
+            called = value.__globals__.get(name)
+            if isinstance(called, FunctionType) and called.__module__ == value.__module__:
+                _feed(digest, called, seen)
         _feed(digest, tuple(cell.cell_contents for cell in value.__closure__ or ()), seen)
-        _feed(digest, value.__defaults__, seen)
+        _feed(digest, (value.__defaults__, value.__kwdefaults__), seen)
     elif isinstance(value, CodeType):
         digest.update(value.co_code)
         digest.update(repr(value.co_names).encode())
@@ -201,9 +206,13 @@ def _feed(digest: Any, value: Any, seen: set[int]) -> None:
     elif isinstance(value, tuple | list):
         for part in value:
             _feed(digest, part, seen)
+    elif isinstance(value, set | frozenset):
+        digest.update(repr(sorted(map(repr, value))).encode())
     elif isinstance(value, dict):
         _feed(digest, list(value.items()), seen)
     elif isinstance(value, str | bytes | int | float | complex | bool | None | Path):
         digest.update(repr(value).encode())
+    elif isinstance(value, np.ndarray):
+        digest.update(f"{value.dtype} {value.shape}".encode() + value.tobytes())
     else:
         digest.update(f"{type(value).__module__}.{type(value).__qualname__}".encode())

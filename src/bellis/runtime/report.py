@@ -161,7 +161,7 @@ class RunReport:
         return self._again()
 
     def run_block(self, task_id: str, number: int) -> Any:
-        """Run one block in this thread, for a debugger; return what its function returns.
+        """Run one block, after ``setup``, in this thread, for a debugger; return what its function returns.
 
         Parameters
         ----------
@@ -171,6 +171,8 @@ class RunReport:
             The block's number, the second part of its ``block_id``.
         """
         report = self._task(task_id)
+        if report.task.setup is not None:
+            report.task.setup()
         return report.task.process_function(report.grid.block(report.grid.index_of(number)))
 
     def results(self, task_id: str) -> dict[int, Any]:

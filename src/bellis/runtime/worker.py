@@ -71,6 +71,8 @@ class LeaseRunner:
         self._errors: dict[int, str] = {}
         self._results: dict[int, bytes] = {}
         self._value: Any = None
+        self.lets_out: tuple[type[BaseException], ...] = ()
+        """Exceptions that are not a block's failure, but end the run."""
         self.is_copy = False
         """Set in a child that the user's function forked, and that came back from it."""
 
@@ -97,7 +99,9 @@ class LeaseRunner:
                 outcome = process(Block.at(grid, index))
                 if not checked:
                     outcome = success
-            except BaseException as error:  # noqa: BLE001  # whatever a user's function raises, SystemExit too
+            except BaseException as error:  # whatever a user's function raises, SystemExit too
+                if isinstance(error, self.lets_out):
+                    raise
                 self._errors[position] = describe(error)
                 outcome = Outcome.FAILED
             if self.is_copy:
@@ -175,7 +179,9 @@ def _packed(value: Any, block: Block) -> bytes:
 
 def describe(error: BaseException) -> str:
     """Return the traceback of an error in a user's function, without the frames of bellis."""
-    own = error.__traceback__.tb_next if error.__traceback__ else None
+    own = error.__traceback__
+    while own is not None and own.tb_frame.f_code.co_filename == __file__:
+        own = own.tb_next
     if isinstance(error, SystemExit):
         text = "".join(traceback.format_tb(own)) + f"SystemExit: the function called sys.exit({error.code!r})"
     else:

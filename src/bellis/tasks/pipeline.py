@@ -42,10 +42,11 @@ class Pipeline:
         waiting = list(tasks)
         for upstream, downstream in edges:
             waiting += [upstream, downstream]
+            for task in (upstream, downstream):
+                _check_task(task)
             pairs[upstream.task_id, downstream.task_id] = (upstream, downstream)
         for task in waiting:  # grows while it is walked
-            if not isinstance(task, Task):
-                raise TaskError(f"a pipeline is made of Tasks, not of {task!r}")
+            _check_task(task)
             known = found.setdefault(task.task_id, task)
             if known is not task:
                 raise TaskError(f"two tasks are named {task.task_id!r}: {known} and {task}; give each its own id")
@@ -106,3 +107,8 @@ class Pipeline:
     def __repr__(self) -> str:
         edges = ", ".join(f"{up.task_id} -> {down.task_id}" for up, down in self.edges)
         return f"Pipeline({', '.join(task.task_id for task in self.tasks)}{'; ' if edges else ''}{edges})"
+
+
+def _check_task(task: object) -> None:
+    if not isinstance(task, Task):
+        raise TaskError(f"a pipeline is made of Tasks, not of {task!r}")

@@ -60,16 +60,12 @@ def whole_numbers(dims: int, low: int, high: int) -> st.SearchStrategy[tuple[int
 def worlds(*, max_dims: int = 4) -> st.SearchStrategy[Roi]:
     """Draw the region that the tasks of a pipeline share; any offset, negative ones too."""
     return st.integers(1, max_dims).flatmap(
-        lambda dims: st.builds(
-            Roi, whole_numbers(dims, -20, 20), whole_numbers(dims, 1, LARGEST_EXTENT[dims])
-        )
+        lambda dims: st.builds(Roi, whole_numbers(dims, -20, 20), whole_numbers(dims, 1, LARGEST_EXTENT[dims]))
     )
 
 
 @st.composite
-def geometries(
-    draw: DrawFn, *, world: Roi | None = None, max_dims: int = 4, max_blocks: int = 32
-) -> Geometry:
+def geometries(draw: DrawFn, *, world: Roi | None = None, max_dims: int = 4, max_blocks: int = 32) -> Geometry:
     """Draw the regions of one task.
 
     What is written covers ``world`` more or less: shifted by up to three units, longer by up to
@@ -122,14 +118,10 @@ def geometries(
 
 def skip_masks(geometry: Geometry) -> st.SearchStrategy[NDArray[np.bool_]]:
     """Draw an array of bool in the shape of the geometry's grid."""
-    grid = BlockGrid(
-        geometry.total_roi, geometry.read_roi, geometry.write_roi, geometry.fit, task_id=""
-    )
+    grid = BlockGrid(geometry.total_roi, geometry.read_roi, geometry.write_roi, geometry.fit, task_id="")
     cells = grid.num_blocks
     return st.integers(0, 2**cells - 1).map(
-        lambda bits: np.array([bits >> cell & 1 for cell in range(cells)], dtype=bool).reshape(
-            grid.counts
-        )
+        lambda bits: np.array([bits >> cell & 1 for cell in range(cells)], dtype=bool).reshape(grid.counts)
     )
 
 

@@ -50,15 +50,11 @@ def rois(
         Offsets are from ``-max_offset`` to ``max_offset``, extents from 0 to ``max_extent``.
     """
     offsets = st.integers(-max_offset, max_offset)
-    axes: st.SearchStrategy[tuple[int | None, int | None]] = st.tuples(
-        offsets, st.integers(0, max_extent)
-    )
+    axes: st.SearchStrategy[tuple[int | None, int | None]] = st.tuples(offsets, st.integers(0, max_extent))
     if unbounded:
         axes |= st.tuples(st.none() | offsets, st.none())
 
     def of_axes(drawn: list[tuple[int | None, int | None]]) -> Roi:
         return Roi((offset for offset, _ in drawn), (extent for _, extent in drawn))
 
-    return (
-        _ranks(dims).flatmap(lambda rank: st.lists(axes, min_size=rank, max_size=rank)).map(of_axes)
-    )
+    return _ranks(dims).flatmap(lambda rank: st.lists(axes, min_size=rank, max_size=rank)).map(of_axes)

@@ -1,0 +1,1 @@
+"""Benchmarks: the same work by bellis and by its peers, in turn, each time in a process of its own."""

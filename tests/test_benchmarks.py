@@ -1,0 +1,75 @@
+"""The benchmarks run, at toy size; what they measure is not tested."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PEERS = ROOT / ".venv-peers" / "bin" / "python"
+
+
+def benchmarks(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+
+
+def toy_results(path: Path, *arguments: str | Path) -> dict[str, Any]:
+    done = benchmarks("--toy", "--rounds", "1", "--json", path, *arguments)
+    assert done.returncode == 0, done.stderr
+    cases: dict[str, Any] = json.loads(path.read_text())["cases"]
+    return cases
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_bellis_does_the_work_of_every_benchmark(tmp_path: Path) -> None:
+    listed = [line.split()[0] for line in benchmarks("--list").stdout.splitlines()]
+    cases = toy_results(tmp_path / "results.json")
+    assert list(cases) == listed
+    for name, sides in cases.items():
+        for label, samples in sides.items():
+            assert samples, f"{name}, {label}"
+            assert all("process_s" in sample for sample in samples), f"{name}, {label}: {samples}"
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.skipif(not PEERS.exists(), reason="the peers are not installed; `make bench` does it")
+def test_the_peer_does_the_same_work(tmp_path: Path) -> None:
+    cases = toy_results(tmp_path / "results.json", "--peers", PEERS)
+    for name, sides in cases.items():
+        assert all("error" not in sample for sample in sides["daisy 2"]), f"{name}: {sides['daisy 2']}"
+
+
+def test_the_table_shows_medians_ratios_targets_and_peers_that_never_ended(tmp_path: Path) -> None:
+    samples = {
+        "null": {
+            "bellis": [{"blocks_per_s": rate, "parent_share": 0.1} for rate in (600_000.0, 500_000.0, 100_000.0)],
+            "daisy 2": [{"blocks_per_s": 5000.0, "parent_share": 0.5}],
+        },
+        "fan_in": {"bellis": [{"seconds": 2.0}], "daisy 2": [{"timeout_s": 60.0}]},
+        "one": {"bellis": [{"error": "exit code 1: no such thing"}]},
+    }
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"machine": {"python": "3.11"}, "cases": samples}))
+    shown = benchmarks("--show", path).stdout
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines() if line.startswith("|")]
+    rows = {row[0]: row[2:] for row in table if row[0]}
+    assert "- python: 3.11" in shown
+    assert rows["10^6 null blocks, no conflicts"] == [
+        ">= 400,000 /s", "500,000 /s (100,000 /s to 600,000 /s)", "yes", "daisy 2 (40,000 blocks)", "5,000 /s", "100 x"
+    ]  # fmt: skip
+    assert rows["reduce: one block reads 20,000"] == ["<= 1 s", "2 s", "**no**", "daisy 2", "> 60 s", "> 30 x"]
+    assert rows["one block, whole process, import included"] == ["<= 0.5 s", "failed", "", "", "", ""]
+
+
+def test_an_unknown_benchmark_is_refused_by_name() -> None:
+    done = benchmarks("nul")
+    assert done.returncode == 2
+    assert "no benchmark is named nul" in done.stderr
