@@ -23,12 +23,17 @@ def main() -> int:
     if options.list:
         print("\n".join(f"{case.name:15} {case.title}" for case in CASES))
         return 0
-    if options.show is not None:
-        shown = render(json.loads(options.show.read_text()))
-        print(shown)
-        if options.page is not None:
-            _put(options.page, shown)
-        return 0
+    results = _run(options) if options.show is None else json.loads(options.show.read_text())
+    shown = render(results)
+    print(shown)
+    if options.page is not None:
+        _put(options.page, shown)
+    if options.toy:
+        print("\ntoy sizes: these figures mean nothing")
+    return int(any("error" in sample for sides in results["cases"].values() for sample in sides["bellis"]))
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process which is measured ends too
     pythons = {"bellis": sys.executable, "none": sys.executable}
     if options.peers is not None:
@@ -36,21 +41,14 @@ def main() -> int:
     results: dict[str, Any] = {"machine": describe(pythons.get("daisy")), "cases": {}}
     for case in CASES:
         if case.name in options.names or not options.names:
-            results["cases"][case.name] = run_case(
-                case,
-                pythons,
-                rounds=options.rounds,
-                toy=options.toy,
-                say=lambda line: print(line, file=sys.stderr, flush=True),
-            )
+            results["cases"][case.name] = run_case(case, pythons, rounds=options.rounds, toy=options.toy, say=_say)
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1))
-    print(render(results))
-    if options.page is not None:
-        _put(options.page, render(results))
-    if options.toy:
-        print("\ntoy sizes: these figures mean nothing")
-    return int(any("error" in sample for sides in results["cases"].values() for sample in sides["bellis"]))
+    return results
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _put(page: Path, shown: str) -> None:

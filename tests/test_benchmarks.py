@@ -54,7 +54,7 @@ def test_the_table_shows_medians_ratios_targets_and_peers_that_never_ended(tmp_p
             "daisy 2": [{"blocks_per_s": 5000.0, "parent_share": 0.5}],
         },
         "fan_in": {"bellis": [{"seconds": 2.0}], "daisy 2": [{"timeout_s": 60.0}]},
-        "one": {"bellis": [{"error": "exit code 1: no such thing"}]},
+        "one": {"bellis": [{"error": "exit code 1: no such thing"}], "daisy 2": []},
     }
     path = tmp_path / "results.json"
     path.write_text(json.dumps({"machine": {"python": "3.11"}, "cases": samples}))
@@ -67,6 +67,14 @@ def test_the_table_shows_medians_ratios_targets_and_peers_that_never_ended(tmp_p
     ]  # fmt: skip
     assert rows["reduce: one block reads 20,000"] == ["<= 1 s", "2 s", "**no**", "daisy 2", "> 60 s", "> 30 x"]
     assert rows["one block, whole process, import included"] == ["<= 0.5 s", "failed", "", "", "", ""]
+
+
+def test_a_page_gets_the_table_between_its_marks(tmp_path: Path) -> None:
+    results, page = tmp_path / "results.json", tmp_path / "page.md"
+    results.write_text(json.dumps({"machine": {"python": "3.11"}, "cases": {}}))
+    page.write_text("before\n<!-- figures: begin -->\nold\n<!-- figures: end -->\nafter\n")
+    shown = benchmarks("--show", results, "--page", page).stdout
+    assert page.read_text() == f"before\n<!-- figures: begin -->\n{shown}<!-- figures: end -->\nafter\n"
 
 
 def test_an_unknown_benchmark_is_refused_by_name() -> None:

@@ -175,7 +175,6 @@ def test_twenty_runs_killed_at_random_repeat_only_what_was_running(chaos: object
 def journaled() -> set[tuple[str, int]]:
     """Return the blocks that are certainly in the journal: committed to SQLite, or in a bitmap."""
     from bellis.runtime.bitmap import Bitmap
-    from bellis.runtime.output import file_name
 
     found: set[tuple[str, int]] = set()
     if not Path("journal", DATABASE).exists():
@@ -183,8 +182,8 @@ def journaled() -> set[tuple[str, int]]:
     db = open_database(Path("journal", DATABASE))
     for task_id, blob in db.execute("SELECT task_id, indices FROM recent"):
         found |= {(task_id, index) for index in np.frombuffer(blob, np.int64).tolist()}
-    for (task_id,) in db.execute("SELECT task_id FROM task").fetchall():
-        for path in Path("journal/tasks").glob(f"{file_name(task_id)}-*.done"):
+    for task_id, name in db.execute("SELECT task_id, bitmap FROM task").fetchall():
+        for path in Path("journal/tasks").glob(name):
             blocks = int.from_bytes(path.read_bytes()[8:16], "little")
             bitmap = Bitmap(path, blocks)
             found |= {(task_id, begin + i) for begin, flags in bitmap.runs() for i in np.flatnonzero(flags).tolist()}

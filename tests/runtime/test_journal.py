@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bellis.errors import JournalCorruptError, JournalError, JournalLockedError, JournalMismatchError
@@ -115,6 +115,8 @@ def test_what_was_committed_survives_a_kill(path: Path, tmp_path: Path, task: Ta
 STEPS = st.lists(st.one_of(st.just("commit"), st.just("kill"), st.lists(st.integers(0, 99), max_size=20)), max_size=25)
 
 
+@pytest.mark.slow
+@settings(max_examples=25)
 @given(steps=STEPS, checkpoint=st.sampled_from([1, 30, 10**6]))
 def test_a_replay_is_what_was_committed_wherever_the_run_is_killed(
     steps: list[Any], checkpoint: int, tmp_path_factory: pytest.TempPathFactory

@@ -43,7 +43,7 @@ def test_an_empty_queue_gives_nothing() -> None:
 
 
 @given(geometry=geometries(), conflict=st.booleans(), limits=st.lists(st.integers(1, 20), min_size=1, max_size=5))
-def test_a_cursor_gives_each_block_once_level_by_level(geometry: Geometry, conflict: bool, limits: list[int]) -> None:  # noqa: FBT001
+def test_a_cursor_gives_each_block_once_level_by_level(geometry: Geometry, conflict: bool, limits: list[int]) -> None:
     grid = BlockGrid(geometry.total_roi, geometry.read_roi, geometry.write_roi, geometry.fit, "task")
     levels = Levels(grid, conflict=conflict)
     cursor, found, turn = Cursor(levels, levels.num_levels), [], 0

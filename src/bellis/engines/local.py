@@ -8,7 +8,6 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
 from collections import deque
 from multiprocessing.connection import Connection
 from time import monotonic, monotonic_ns
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bellis.errors import EngineError
-from bellis.runtime import nursery
 from bellis.runtime.cell import CELL_BYTES, EAGER, FLAG, GIVE_BACK, LEASE, POSITION, Cell, shared_memory
 from bellis.runtime.engine import EngineEvent, EngineSetup, ProgramRefused, WorkerEnded
 from bellis.runtime.lease import Lease, Outcome, Report
 from bellis.runtime.messages import LoadFailed, LoadProgram, Ready, Reported, RunLease, decode_from_worker, encode
+from bellis.runtime.nursery import ENDED, STARTED, Nursery, cause
 from bellis.runtime.output import last_lines, log_path, remove_logs
 
 if TYPE_CHECKING:
@@ -77,6 +76,7 @@ class LocalEngine:
     """Worker processes on this machine."""
 
     _setup: EngineSetup
+    _nursery: Nursery
     _memory: mmap.mmap | None = None
 
     def _begin(self, setup: EngineSetup) -> None:
@@ -84,14 +84,11 @@ class LocalEngine:
         self._setup = setup
         self._programs = {program.task_id: program for program in setup.programs}
         self._payloads: dict[int, bytes] = {}
-        self._selector = selectors.DefaultSelector()
         self._workers: dict[int, _Worker] = {}
         self._starting: deque[_Worker] = deque()
         self._events: list[EngineEvent] = []
         self._failed_starts = 0
         self._nurseries = 0
-        self._nursery: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
         self._hurry = self._share = False
         self._draining = False
         self._looked_at = 0.0
@@ -107,9 +104,10 @@ class LocalEngine:
                 remove_logs(setup.log_dir, self._programs, only_empty=False)
         except OSError as error:
             raise EngineError(f"logs can't be written to {setup.log_dir}: {error}; pass another log_dir") from error
+        self._selector = selectors.DefaultSelector()
         self._cells_fd, self._memory = shared_memory(setup.workers * CELL_BYTES, setup.cells_path)
         self._cells = memoryview(self._memory)
-        self._start_nursery()
+        self._nursery = self._start_nursery()
         return setup.workers
 
     # Leases --------------------------------------------------------------------------------------------------
@@ -161,7 +159,7 @@ class LocalEngine:
         cell.words[FLAG] = EAGER if self._hurry else 0
         worker = _Worker(slot, Connection(ours.detach()), cell)
         with theirs:
-            self._request(nursery.SPAWN, slot, theirs.fileno())
+            self._nursery.spawn(slot, theirs.fileno())
         self._workers[slot] = worker
         self._starting.append(worker)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
@@ -299,7 +297,7 @@ class LocalEngine:
         if worker.killed_for is None:
             worker.killed_for = reason
             if worker.pid is not None:
-                self._request(nursery.KILL, worker.pid)
+                self._nursery.kill(worker.pid)
 
     def _bury(self, worker: _Worker, status: int) -> None:
         """Account for all that an ended worker held."""
@@ -309,9 +307,7 @@ class LocalEngine:
                     self._hear(worker)
         self._forget_channel(worker)
         self._workers.pop(worker.slot, None)
-        reason = worker.killed_for or nursery.cause(status, worker.peak_memory_bytes)
-        if not worker.is_ready and self._control is not None:
-            self._failed_starts += 1
+        reason = worker.killed_for or cause(status, worker.peak_memory_bytes)
         words = worker.cell.words
         current = worker.leases.get(words[LEASE])
         position = words[POSITION] if current is not None else None
@@ -360,64 +356,40 @@ class LocalEngine:
 
     # The nursery -------------------------------------------------------------------------------------------------
 
-    def _start_nursery(self) -> None:
+    def _start_nursery(self) -> Nursery:
         self._nurseries += 1
         if self._nurseries > MOST_NURSERIES:
             raise EngineError(f"the process that starts workers ended {MOST_NURSERIES} times: giving up")
         env = {**dict.fromkeys(THREAD_LIMITS, "1"), **os.environ}
         held = [fd for fd in (self._cells_fd, self._setup.lock_fd) if fd is not None]
-        self._nursery, self._control = nursery.start(self._cells_fd, str(self._setup.log_dir), env, held)
-        self._selector.register(self._control, selectors.EVENT_READ, None)
-
-    def _request(self, operation: int, argument: int, fd: int | None = None) -> None:
-        if self._control is None:
-            return
-        fds = [] if fd is None else [fd]
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is heard of as an event
-            socket.send_fds(self._control, [nursery.FRAME.pack(operation, argument)], fds)
+        nursery = Nursery(self._cells_fd, str(self._setup.log_dir), env, held)
+        self._selector.register(nursery.control, selectors.EVENT_READ, None)
+        return nursery
 
     def _hear_nursery(self) -> None:
-        if self._control is None:
-            return
-        try:
-            frame = self._control.recv(nursery.FRAME.size, socket.MSG_WAITALL)
-        except ConnectionResetError:
-            frame = b""
-        if len(frame) < nursery.FRAME.size:
+        notice = self._nursery.notice()
+        if notice is None:
             self._replace_nursery()
-            return
-        notice, argument = nursery.FRAME.unpack(frame)
-        if notice == nursery.STARTED:
+        elif notice[0] == STARTED:
             worker = self._starting.popleft()
-            worker.pid = argument
+            worker.pid = notice[1]
             if worker.killed_for is not None or worker.channel.closed:
-                self._request(nursery.KILL, argument)
-            return
-        pid, status = argument >> 16, argument & 0xFFFF
-        for worker in list(self._workers.values()):
-            if worker.pid == pid:
-                self._bury(worker, status)
+                self._nursery.kill(worker.pid)
+        else:
+            pid, status = notice[1] >> 16, notice[1] & 0xFFFF
+            for worker in list(self._workers.values()):
+                if worker.pid == pid:
+                    self._failed_starts += not worker.is_ready
+                    self._bury(worker, status)
 
     def _replace_nursery(self) -> None:
         """Go on after the nursery, and with it all workers, was killed."""
-        self._stop_nursery()
+        self._selector.unregister(self._nursery.control)
+        self._nursery.close()
         for worker in list(self._workers.values()):
             self._bury(worker, signal.SIGKILL)
         self._starting.clear()
-        self._start_nursery()
-
-    def _stop_nursery(self) -> None:
-        if self._control is not None:
-            self._selector.unregister(self._control)
-            self._control.close()
-            self._control = None
-        if self._nursery is not None:
-            try:
-                self._nursery.wait(10)
-            except subprocess.TimeoutExpired:
-                self._nursery.kill()
-                self._nursery.wait()
-            self._nursery = None
+        self._nursery = self._start_nursery()
 
     def close(self) -> None:
         """End all workers, the busy ones at once."""
@@ -427,21 +399,14 @@ class LocalEngine:
         for worker in self._workers.values():
             self._forget_channel(worker)
         until = monotonic() + CLOSE_S
-        idle = {worker.pid for worker in self._workers.values() if not worker.leases}
-        while self._control is not None and idle and monotonic() < until:
-            if not self._selector.select(until - monotonic()):
+        idle = {worker.pid for worker in self._workers.values() if not worker.leases} - {None}
+        while idle and self._selector.select(max(0.0, until - monotonic())):
+            notice = self._nursery.notice()
+            if notice is None:
                 break
-            frame = self._control.recv(nursery.FRAME.size, socket.MSG_WAITALL)
-            if len(frame) < nursery.FRAME.size:
-                break
-            notice, argument = nursery.FRAME.unpack(frame)
-            if notice == nursery.ENDED:
-                idle.discard(argument >> 16)
-            elif self._starting:
-                worker = self._starting.popleft()
-                worker.pid = argument
-                idle.discard(None)
-        self._stop_nursery()
+            if notice[0] == ENDED:
+                idle.discard(notice[1] >> 16)
+        self._nursery.close()
         self._selector.close()
         for worker in self._workers.values():
             worker.cell.release()

@@ -6,7 +6,6 @@ Reading takes no lock, so that it works while a run goes on.
 from __future__ import annotations
 
 import fcntl
-import glob
 import os
 import shutil
 import sqlite3
@@ -23,7 +22,6 @@ from bellis.runtime.database import DATABASE, guarded
 from bellis.runtime.fingerprint import Fingerprint
 from bellis.runtime.journal import CELLS
 from bellis.runtime.lock import Lock
-from bellis.runtime.output import file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,8 +95,8 @@ def read_status(run_dir: Path) -> RunStatus:
     if not (run_dir / DATABASE).exists() and (run_dir / "tasks").is_dir():  # it was reset
         return RunStatus(tasks=(), holder=_holder(run_dir / "lock"))
     with _reading(run_dir) as db:
-        rows = db.execute("SELECT task_id, fingerprint FROM task ORDER BY number, rowid").fetchall()
-        tasks = tuple(_task_status(run_dir, db, task_id, text) for task_id, text in rows)
+        rows = db.execute("SELECT task_id, fingerprint, bitmap FROM task ORDER BY number, rowid").fetchall()
+        tasks = tuple(_task_status(run_dir / "tasks" / bitmap, db, task_id, text) for task_id, text, bitmap in rows)
     return RunStatus(tasks=tasks, holder=_holder(run_dir / "lock"))
 
 
@@ -119,10 +117,10 @@ def _reading(run_dir: Path) -> Iterator[sqlite3.Connection]:
         raise JournalCorruptError(f"{path} is damaged: {error}; `bellis reset {run_dir}` starts afresh") from error
 
 
-def _task_status(run_dir: Path, db: sqlite3.Connection, task_id: str, text: str) -> TaskStatus:
+def _task_status(bitmap: Path, db: sqlite3.Connection, task_id: str, text: str) -> TaskStatus:
     grid = msgspec.json.decode(text, type=Fingerprint).grid()
     recent = [np.frombuffer(blob, np.int64) for (blob,) in _rows(db, "SELECT indices FROM recent", task_id)]
-    bits = _bits(run_dir, task_id, grid.num_blocks)
+    bits = _bits(bitmap, grid.num_blocks)
     fresh = np.unique(np.concatenate([np.empty(0, np.int64), *recent]))
     fresh = fresh[~_has(bits, fresh)]
     failed = np.array([block for (block,) in _rows(db, "SELECT block FROM failure", task_id)], np.int64)
@@ -145,25 +143,17 @@ def _rows(db: sqlite3.Connection, query: str, task_id: str) -> sqlite3.Cursor:
     return db.execute(f"{query} WHERE task_id = ?", (task_id,))
 
 
-def _bitmaps(run_dir: Path, task_id: str) -> list[Path]:
-    """Return the bitmaps of a task, the newest one last."""
-    found = (run_dir / "tasks").glob(f"{glob.escape(file_name(task_id))}-????????.done")
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
-
-
-def _bits(run_dir: Path, task_id: str, num_blocks: int) -> NDArray[np.uint8]:
+def _bits(bitmap: Path, num_blocks: int) -> NDArray[np.uint8]:
     """Map the finished blocks of a task, 8 per byte: the end of its bitmap."""
-    chunks = -(-num_blocks // CHUNK_BLOCKS)
-    if not chunks:
+    size = -(-num_blocks // CHUNK_BLOCKS) * CHUNK_BYTES
+    if not size:
         return np.empty(0, np.uint8)
-    size = chunks * CHUNK_BYTES
-    for path in reversed(_bitmaps(run_dir, task_id)):
-        if path.stat().st_size >= size:
-            return np.memmap(path, np.uint8, "r", offset=path.stat().st_size - size, shape=(size,))
-    raise JournalCorruptError(
-        f"the finished blocks of task {task_id!r} are missing in {run_dir / 'tasks'}: "
-        f"`bellis reset {run_dir}` starts afresh"
-    )
+    found = bitmap.stat().st_size if bitmap.exists() else 0
+    if found < size:
+        raise JournalCorruptError(
+            f"{bitmap} is missing or truncated: `bellis reset {bitmap.parent.parent}` starts afresh"
+        )
+    return np.memmap(bitmap, np.uint8, "r", offset=found - size, shape=(size,))
 
 
 def _has(bits: NDArray[np.uint8], indices: Ints) -> NDArray[np.bool_]:
@@ -228,18 +218,19 @@ def reset(run_dir: Path, task_ids: Sequence[str] = ()) -> tuple[str, ...]:
 
 def _reset_tasks(run_dir: Path, task_ids: Sequence[str]) -> tuple[str, ...]:
     with closing(sqlite3.connect(run_dir / DATABASE, timeout=10)) as db:
-        known = [task_id for (task_id,) in db.execute("SELECT task_id FROM task ORDER BY number, rowid")]
+        rows = db.execute("SELECT task_id, bitmap FROM task ORDER BY number, rowid").fetchall()
+        known = [task_id for task_id, _ in rows]
         if unknown := [task_id for task_id in task_ids if task_id not in known]:
             raise JournalError(
                 f"{run_dir} has no task {', '.join(map(repr, unknown))}; it has {', '.join(map(repr, known))}"
             )
+        bitmaps = [bitmap for task_id, bitmap in rows if task_id in task_ids]
         for table in ("task", "recent", "failure", "result", "timing"):
             for task_id in task_ids:
                 db.execute(f"DELETE FROM {table} WHERE task_id = ?", (task_id,))  # noqa: S608  # fixed names
         db.commit()
-    for task_id in task_ids:
-        for path in _bitmaps(run_dir, task_id):
-            path.unlink()
+    for bitmap in bitmaps:
+        (run_dir / "tasks" / bitmap).unlink(missing_ok=True)
     return tuple(task_ids)
 
 

@@ -7,8 +7,8 @@ transaction per turn of the run loop together with their results; a checkpoint m
 
 from __future__ import annotations
 
-import glob
 import os
+import secrets
 import sys
 import zlib
 from contextlib import closing, suppress
@@ -38,6 +38,17 @@ CELLS = "cells"
 CHECKPOINT_BLOCKS = 2**18
 """So many completions are kept in SQLite before they are moved into the bitmaps."""
 OnChanged = Literal["refuse", "keep", "reset"]
+
+
+class _Known(NamedTuple):
+    """A task that the journal was bound to before."""
+
+    number: int
+    """Its number in the run that was last."""
+    fingerprint: Fingerprint
+    """What its finished blocks are."""
+    bitmap: str
+    """Name of the file that says which they are."""
 
 
 class _Left(NamedTuple):
@@ -130,7 +141,7 @@ class Journal:
             known = self._known()
             left = _Left(self._read_recent(), self._read_cells(known))
             for fingerprint, grid in tasks:
-                old = known.get(fingerprint.task_id, (0, None))[1]
+                old = known.get(fingerprint.task_id)
                 try:
                     notes.append(self._open_task(old, fingerprint, grid, left, on_changed))
                 except JournalMismatchError as error:
@@ -147,76 +158,84 @@ class Journal:
             self._db.execute("DELETE FROM failure")  # what failed is run again
             for number, (fingerprint, _) in enumerate(tasks):
                 self._db.execute(
-                    "INSERT OR REPLACE INTO task VALUES (?, ?, ?)",
-                    (fingerprint.task_id, number, msgspec.json.encode(fingerprint).decode()),
+                    "INSERT OR REPLACE INTO task VALUES (?, ?, ?, ?)",
+                    (
+                        fingerprint.task_id,
+                        number,
+                        msgspec.json.encode(fingerprint).decode(),
+                        self._bitmaps[fingerprint.task_id].path.name,
+                    ),
                 )
             self._db.commit()
             self._checkpoint()
-            self._remove_strays([fingerprint for fingerprint, _ in tasks])
+            self._remove_strays()
         return [note for note in notes if note]
 
-    def _take_over_others(self, known: Mapping[str, tuple[int, Fingerprint]], left: _Left, own: Container[str]) -> None:
+    def _take_over_others(self, known: Mapping[str, _Known], left: _Left, own: Container[str]) -> None:
         """Keep what a killed run left of tasks that are not part of this one."""
-        for task_id, (_, fingerprint) in known.items():
+        for task_id, task in known.items():
             if task_id not in own and (task_id in left.recent or task_id in left.finished):
                 with suppress(JournalCorruptError):  # a run of that task will say so
-                    self._open_bitmap(fingerprint, left)
+                    self._open_bitmap(task, left)
 
-    def _remove_strays(self, tasks: Sequence[Fingerprint]) -> None:
-        """Remove bitmaps of these tasks' former grids, and the cells of a killed run, now that they are taken over."""
-        for fingerprint in tasks:
-            current = self._bitmap_path(fingerprint)
-            for path in current.parent.glob(f"{glob.escape(current.stem[:-8])}????????.done"):
-                if path != current:
-                    path.unlink()
+    def _remove_strays(self) -> None:
+        """Remove bitmaps that no task has any more, and the cells of a killed run, now that they are taken over."""
+        names = {bitmap for (bitmap,) in self._db.execute("SELECT bitmap FROM task")}
+        for path in (self.path / "tasks").glob("*.done"):
+            if path.name not in names:
+                path.unlink()
         (self.path / CELLS).unlink(missing_ok=True)
 
-    def _known(self) -> dict[str, tuple[int, Fingerprint]]:
-        rows = self._db.execute("SELECT task_id, number, fingerprint FROM task")
+    def _known(self) -> dict[str, _Known]:
+        rows = self._db.execute("SELECT task_id, number, fingerprint, bitmap FROM task")
         try:
-            return {task_id: (number, msgspec.json.decode(text, type=Fingerprint)) for task_id, number, text in rows}
+            return {
+                task_id: _Known(number, msgspec.json.decode(text, type=Fingerprint), bitmap)
+                for task_id, number, text, bitmap in rows
+            }
         except msgspec.DecodeError as error:
             raise JournalCorruptError(f"{self.path / DATABASE} is damaged: {error}") from error
 
     def _open_task(
-        self, old: Fingerprint | None, now: Fingerprint, grid: BlockGrid, left: _Left, on_changed: OnChanged
+        self, known: _Known | None, now: Fingerprint, grid: BlockGrid, left: _Left, on_changed: OnChanged
     ) -> str | None:
         """Open the bitmap of a task; return what a user should know."""
-        task_id = now.task_id
-        note = None
-        bitmap = None if old is None else self._open_bitmap(old, left)
-        if old is not None and bitmap is not None:
-            differences = old.differences(now)
-            code_changed = old.code != now.code
-            if not bitmap.count() and not self._pending.get(task_id):
-                self.reset(task_id)
-            elif on_changed == "reset" and (differences or code_changed):
-                self.reset(task_id)
-                note = f"task {task_id!r} starts afresh: {'; '.join(differences) or 'its code changed'}"
-            elif differences:
-                raise JournalMismatchError("; ".join(differences))
-            elif code_changed and on_changed == "refuse" and not now.version:
+        if known is None:
+            self._new_bitmap(now.task_id, grid)
+            return None
+        bitmap, old = self._open_bitmap(known, left), known.fingerprint
+        differences = old.differences(now)
+        code_changed = old.code != now.code
+        is_blank = not bitmap.count() and not self._pending.get(now.task_id)
+        if differences and (is_blank or on_changed == "reset"):
+            self._reset(now.task_id, grid)
+            return None if is_blank else f"task {now.task_id!r} starts afresh: {'; '.join(differences)}"
+        if differences:
+            raise JournalMismatchError("; ".join(differences))
+        if code_changed and not is_blank:
+            if on_changed == "reset":
+                self._reset(now.task_id, grid)
+                return f"task {now.task_id!r} starts afresh: its code changed"
+            if on_changed == "refuse" and not now.version:
                 raise JournalMismatchError(
                     "its code changed since its finished blocks were run; on_changed='keep' (--keep) keeps them"
                 )
-            elif old.grid().total_roi != grid.total_roi:
-                note = self._move(old, bitmap, now, grid)
-            elif code_changed:
-                why = f", as its version is still {now.version!r}" if now.version else ""
-                note = f"task {task_id!r}: its code changed; its finished blocks are kept{why}"
-        if task_id not in self._bitmaps:
-            path = self._bitmap_path(now)
-            path.unlink(missing_ok=True)
-            self._bitmaps[task_id] = Bitmap(path, grid.num_blocks)
-        return note
+        if old.grid().total_roi != grid.total_roi:
+            return self._move(old, bitmap, grid)
+        if code_changed and not is_blank:
+            why = f", as its version is still {now.version!r}" if now.version else ""
+            return f"task {now.task_id!r}: its code changed; its finished blocks are kept{why}"
+        return None
 
-    def _bitmap_path(self, fingerprint: Fingerprint) -> Path:
-        grid = _crc(repr((fingerprint.total_offset, fingerprint.total_shape)).encode())
-        return self.path / "tasks" / f"{file_name(fingerprint.task_id)}-{grid:08x}.done"
+    def _new_bitmap(self, task_id: str, grid: BlockGrid) -> Bitmap:
+        """Make a bitmap under a name of its own: it takes effect when the task's row, which has the name, does."""
+        path = self.path / "tasks" / f"{file_name(task_id)}-{secrets.token_hex(4)}.done"
+        self._bitmaps[task_id] = Bitmap(path, grid.num_blocks)
+        return self._bitmaps[task_id]
 
-    def _open_bitmap(self, old: Fingerprint, left: _Left) -> Bitmap:
+    def _open_bitmap(self, known: _Known, left: _Left) -> Bitmap:
         """Open and check the bitmap of a task that was run before; take over what a killed run left behind."""
-        path = self._bitmap_path(old)
+        old, path = known.fingerprint, self.path / "tasks" / known.bitmap
         if not path.exists():
             raise JournalCorruptError(f"{path} is missing: `bellis reset {self.path}` starts afresh")
         bitmap = Bitmap(path, old.grid().num_blocks)
@@ -230,19 +249,25 @@ class Journal:
             self.note_done(old.task_id, finished)
         return bitmap
 
-    def _move(self, old: Fingerprint, bitmap: Bitmap, now: Fingerprint, grid: BlockGrid) -> str:
+    def _reset(self, task_id: str, grid: BlockGrid) -> None:
+        """Forget the finished blocks of a task."""
+        self._bitmaps[task_id].close()
+        for parts in self._pending.pop(task_id, []):
+            self._pending_blocks -= len(parts)
+        for table in ("recent", "failure", "result", "timing"):
+            self._db.execute(f"DELETE FROM {table} WHERE task_id = ?", (task_id,))  # noqa: S608  # fixed names
+        self._new_bitmap(task_id, grid)
+
+    def _move(self, old: Fingerprint, bitmap: Bitmap, grid: BlockGrid) -> str:
         """Carry the finished blocks of a task over to a grid whose total region differs."""
         bitmap.apply(np.concatenate([_NONE, *self._pending.pop(old.task_id, [])]))
-        path = self._bitmap_path(now)
-        path.unlink(missing_ok=True)
-        target = Bitmap(path, grid.num_blocks)
+        target = self._new_bitmap(old.task_id, grid)
         kept = 0
         for indices in kept_blocks(old.grid(), bitmap.runs(), grid):
             target.apply(indices)
             kept += len(indices)
         count = bitmap.count()
         bitmap.close()
-        self._bitmaps[old.task_id] = target
         # Block indices change with the grid: what is stored under old ones goes.
         for table in ("recent", "failure", "timing"):
             self._db.execute(f"DELETE FROM {table} WHERE task_id = ?", (old.task_id,))  # noqa: S608  # fixed names
@@ -260,12 +285,12 @@ class Journal:
             for indices in kept_blocks(old, iter([(block, flags)]), new):
                 self.note_results(task_id, dict.fromkeys(indices.tolist(), value))
 
-    def _read_cells(self, known: Mapping[str, tuple[int, Fingerprint]]) -> dict[str, Ints]:
+    def _read_cells(self, known: Mapping[str, _Known]) -> dict[str, Ints]:
         """Return what workers had finished when the run was killed, whether it was noted or not."""
         path = self.path / CELLS
         if not path.exists():
             return {}
-        ids = {number: task_id for task_id, (number, _) in known.items()}
+        ids = {task.number: task_id for task_id, task in known.items()}
         found: dict[str, list[Ints]] = {}
         for program, indices in finished_blocks(memoryview(path.read_bytes())):
             if program in ids:
@@ -360,18 +385,6 @@ class Journal:
         indices = np.concatenate([_NONE, *(np.frombuffer(row[0], np.int64) for row in rows)])
         seconds = [np.frombuffer(row[1], np.float32) for row in rows]
         return indices, np.concatenate([np.empty(0, np.float32), *seconds])
-
-    def reset(self, task_id: str) -> None:
-        """Forget a task."""
-        bitmap = self._bitmaps.pop(task_id, None)
-        if bitmap is not None:
-            bitmap.close()
-            bitmap.path.unlink(missing_ok=True)
-        for parts in self._pending.pop(task_id, []):
-            self._pending_blocks -= len(parts)
-        for table in ("task", "recent", "failure", "result", "timing"):
-            self._db.execute(f"DELETE FROM {table} WHERE task_id = ?", (task_id,))  # noqa: S608  # fixed names
-        self._dirty = True
 
     def close(self) -> None:
         """Write everything and let others have the journal."""

@@ -32,10 +32,8 @@ STARTED, ENDED = 3, 4
 _PR_SET_PDEATHSIG = 1
 
 
-def start(
-    cells_fd: int, log_dir: str, env: dict[str, str], inherited: Sequence[int]
-) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start a nursery; return its process and the socket to it.
+class Nursery:
+    """A nursery, as the run sees it.
 
     Parameters
     ----------
@@ -48,20 +46,53 @@ def start(
     inherited
         Descriptors that the nursery and its workers have, ``cells_fd`` among them.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with theirs:
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from bellis.runtime.nursery import main; "
-            f"main({theirs.fileno()}, {cells_fd}, {log_dir!r})"
-        )
-        process = subprocess.Popen(  # noqa: S603  # this very interpreter
-            [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(), *inherited),
-            env=env,
-            start_new_session=True,
-        )
-    return process, ours
+
+    def __init__(self, cells_fd: int, log_dir: str, env: dict[str, str], inherited: Sequence[int]) -> None:
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            code = (
+                f"import sys; sys.path[:] = {sys.path!r}; from bellis.runtime.nursery import main; "
+                f"main({theirs.fileno()}, {cells_fd}, {log_dir!r})"
+            )
+            self._process = subprocess.Popen(  # noqa: S603  # this very interpreter
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *inherited),
+                env=env,
+                start_new_session=True,
+            )
+
+    def spawn(self, slot: int, channel_fd: int) -> None:
+        """Ask for a worker for ``slot``; a `STARTED` notice with its pid will come."""
+        self._request(SPAWN, slot, [channel_fd])
+
+    def kill(self, pid: int) -> None:
+        """Ask for the end of a worker and of all that it started; an `ENDED` notice will come."""
+        self._request(KILL, pid, [])
+
+    def _request(self, operation: int, argument: int, fds: list[int]) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is heard of as a notice
+            socket.send_fds(self.control, [FRAME.pack(operation, argument)], fds)
+
+    def notice(self) -> tuple[int, int] | None:
+        """Read the next notice and its argument; None if the nursery has ended."""
+        try:
+            frame = self.control.recv(FRAME.size, socket.MSG_WAITALL)
+        except ConnectionResetError:
+            return None
+        if len(frame) < FRAME.size:
+            return None
+        notice, argument = FRAME.unpack(frame)
+        return notice, argument
+
+    def close(self) -> None:
+        """End the nursery, which ends its workers."""
+        self.control.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def main(control_fd: int, cells_fd: int, log_dir: str) -> None:

@@ -186,33 +186,37 @@ def _feed(digest: Any, value: Any, seen: set[int]) -> None:
     if id(value) in seen:
         return
     seen.add(id(value))
-    if isinstance(value, functools.partial):
-        for part in (value.func, *value.args, *value.keywords.items()):
-            _feed(digest, part, seen)
-    elif isinstance(value, MethodType):
-        _feed(digest, value.__func__, seen)
-    elif isinstance(value, FunctionType):
-        _feed(digest, value.__code__, seen)
-        for name in value.__code__.co_names:  # functions of the same module that it calls
-            called = value.__globals__.get(name)
-            if isinstance(called, FunctionType) and called.__module__ == value.__module__:
-                _feed(digest, called, seen)
-        _feed(digest, tuple(cell.cell_contents for cell in value.__closure__ or ()), seen)
-        _feed(digest, (value.__defaults__, value.__kwdefaults__), seen)
-    elif isinstance(value, CodeType):
-        digest.update(value.co_code)
-        digest.update(repr(value.co_names).encode())
-        _feed(digest, value.co_consts, seen)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            _feed(digest, part, seen)
-    elif isinstance(value, set | frozenset):
-        digest.update(repr(sorted(map(repr, value))).encode())
-    elif isinstance(value, dict):
-        _feed(digest, list(value.items()), seen)
-    elif isinstance(value, str | bytes | int | float | complex | bool | None | Path):
-        digest.update(repr(value).encode())
-    elif isinstance(value, np.ndarray):
-        digest.update(f"{value.dtype} {value.shape}".encode() + value.tobytes())
+    parts = _parts(value)
+    if parts is None:
+        digest.update(_leaf(value))
     else:
-        digest.update(f"{type(value).__module__}.{type(value).__qualname__}".encode())
+        for part in parts:
+            _feed(digest, part, seen)
+
+
+def _parts(value: Any) -> tuple[Any, ...] | None:
+    """Return what makes up a function or a container; None for anything else."""
+    if isinstance(value, functools.partial):
+        return (value.func, *value.args, *value.keywords.items())
+    if isinstance(value, MethodType):
+        return (value.__func__,)
+    if isinstance(value, FunctionType):
+        names = (value.__globals__.get(name) for name in value.__code__.co_names)
+        called = (f for f in names if isinstance(f, FunctionType) and f.__module__ == value.__module__)
+        captured = (cell.cell_contents for cell in value.__closure__ or ())
+        return (value.__code__, *captured, value.__defaults__, value.__kwdefaults__, *called)
+    if isinstance(value, CodeType):
+        return (value.co_code, *value.co_names, *value.co_consts)
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, tuple | list) else None
+
+
+def _leaf(value: Any) -> bytes:
+    if isinstance(value, set | frozenset):
+        return repr(sorted(map(repr, value))).encode()
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {value.shape}".encode() + value.tobytes()
+    if isinstance(value, str | bytes | int | float | complex | bool | None | Path):
+        return repr(value).encode()
+    return f"{type(value).__module__}.{type(value).__qualname__}".encode()

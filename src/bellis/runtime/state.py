@@ -104,7 +104,7 @@ class IndexQueue:
         end = min(self._begin + limit, len(self._items))
         taken = np.frombuffer(self._items, self._dtype)[self._begin : end].astype(np.int64) if end else _NONE
         self._begin = end
-        if self._begin * 2 >= len(self._items):
+        if self._begin * 4 >= len(self._items):
             del self._items[: self._begin]
             self._begin = 0
         return taken
