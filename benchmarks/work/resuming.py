@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def prepare(library: Library, blocks: int) -> dict[str, float]:
     """Leave a finished journal in the working directory.
 
-    bellis runs all the blocks. daisy would need a quarter of an hour for 10^7: it makes its store, a Zarr array of one byte per
-    block, in a run that it abandons, and then all blocks are marked there.
+    bellis runs all the blocks. daisy would need a quarter of an hour for 10^7: it makes its store, a Zarr array of one
+    byte per block, in a run that it abandons, and then all blocks are marked there.
     """
     if library.name == "bellis":
         with Watch() as watch:

@@ -332,9 +332,9 @@ class EngineTests:
             if block.index == 9 or (block.index == 5 and notes.count(5) == 1):
                 sleep(60)
 
-        report = self.run(line(work, 40, timeout=0.4, max_retries=1))
+        report = self.run(line(work, 40, timeout=1.0, max_retries=1))
         assert [(failure.index, failure.attempts) for failure in report.failures] == [(9, 2)]
-        assert "timeout of 0.4 s" in report.failures[0].error
+        assert "timeout of 1 s" in report.failures[0].error
         assert report.tasks["task"].counts.completed == 39
         assert Counter(notes.lines()) == {str(index): 2 if index in {5, 9} else 1 for index in range(40)}
 
