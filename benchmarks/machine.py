@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from time import perf_counter
 
 _PEERS = (
     "import json, platform; from importlib.metadata import version; "
@@ -25,12 +27,39 @@ def describe(peers: str | None) -> dict[str, str]:
         "python": platform.python_version(),
         "bellis": version("bellis"),
         "numpy": version("numpy"),
-        "load": f"{os.getloadavg()[0]:.1f} when it began",
     }
     if peers is not None:
         theirs = json.loads(subprocess.run([peers, "-c", _PEERS], check=True, capture_output=True).stdout)
         found["daisy"] = f"{theirs['daisy']} (Python {theirs['python']})"
     return found
+
+
+class Others:
+    """How much of the machine was used by processes other than those that were started, and ended, meanwhile."""
+
+    def __init__(self) -> None:
+        self._busy_s, self._own_s, self._began_s = _busy_s(), _own_s(), perf_counter()
+
+    def share(self) -> float | None:
+        """Return that part, as a share of all cores; None where the system does not tell."""
+        if self._busy_s is None or (busy_s := _busy_s()) is None:
+            return None
+        others_s = busy_s - self._busy_s - (_own_s() - self._own_s)
+        return max(0.0, others_s / (perf_counter() - self._began_s) / _cores())
+
+
+def _busy_s() -> float | None:
+    """Return the processor time that the machine has used since its start; what its host took away is in it."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return None
+    user, nice, system, _, _, irq, softirq, steal = map(int, path.read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _processor() -> str:

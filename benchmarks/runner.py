@@ -15,6 +15,8 @@ from threading import Event, Timer
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.machine import Others
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -25,7 +27,8 @@ MEMORY_SHARE = 0.75
 """A side may map so much of the machine's memory; one that wants more fails, and the machine goes on."""
 
 Sample = dict[str, Any]
-"""What the work returned and ``process_s``; or ``timeout_s``; or ``error``."""
+"""What the work returned, ``process_s``, and the share of the machine that ``others`` used; or ``timeout_s``; or
+``error``."""
 
 
 def run_case(
@@ -90,7 +93,7 @@ def _process(side: Side, work: str, python: str, place: Path, *, toy: bool) -> S
     parameters = json.dumps(side.toy if toy else side.full)
     command = [python, "-m", "benchmarks.work", side.library, work, parameters, str(out)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    is_late = Event()
+    is_late, others = Event(), Others()
     with log.open("wb") as output:
         began = perf_counter()
         process = subprocess.Popen(
@@ -120,7 +123,7 @@ def _process(side: Side, work: str, python: str, place: Path, *, toy: bool) -> S
     if code or not out.exists():
         tail = log.read_text(errors="replace").strip().splitlines()[-1:]
         return {"error": f"exit code {code}: {''.join(tail)[:200]}"}
-    return {**json.loads(out.read_text()), "process_s": seconds}
+    return {**json.loads(out.read_text()), "process_s": seconds, "others": others.share()}
 
 
 def _limit_memory() -> None:

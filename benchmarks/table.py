@@ -20,8 +20,17 @@ _HEAD = ("benchmark", "figure", "must", "bellis", "", "peer", "peer's", "bellis 
 def render(results: dict[str, Any]) -> str:
     """Return the results of `benchmarks`, as its JSON file has them, as Markdown."""
     lines = [f"- {name}: {value}" for name, value in results["machine"].items()]
+    lines += _disturbance(results["cases"])
     rows = [row for case in CASES if case.name in results["cases"] for row in _rows(case, results["cases"][case.name])]
     return "\n".join([*lines, "", *_aligned([_HEAD, *rows])])
+
+
+def _disturbance(cases: dict[str, dict[str, Samples]]) -> Iterator[str]:
+    every = [sample.get("others") for sides in cases.values() for samples in sides.values() for sample in samples]
+    known = sorted(share for share in every if share is not None)
+    if known:
+        shown = f"{100 * median(known):.0f} %, at times {100 * known[-1]:.0f} %"
+        yield f"- other processes used: {shown} of the machine"
 
 
 def _rows(case: Case, samples: dict[str, Samples]) -> Iterator[tuple[str, ...]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bellis.runtime.report import RunReport
     from bellis.tasks import Block
 
-local = pytest.param("local", marks=pytest.mark.integration)
+local = pytest.param("local", marks=[pytest.mark.integration, pytest.mark.slow])
 engines = pytest.mark.parametrize("engine", ["inline", local])
 
 
@@ -82,6 +82,7 @@ def test_blocks_given_by_hand_lie_where_the_grid_says(run: Any) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_a_fan_in_of_twenty_thousand_blocks_ends(run: Any) -> None:
     first = line(lambda _: None, 20_000, task_id="first")
@@ -131,7 +132,7 @@ def test_the_task_of_highest_priority_runs_first(run: Any, notes: Notes) -> None
 
 
 @engines
-def test_a_pre_check_skips_and_a_post_check_decides(run: Any, notes: Notes, engine: str) -> None:
+def test_tuple_checks_are_asked_before_and_after_a_block(run: Any, notes: Notes, engine: str) -> None:
     def pre(block: Block) -> bool:
         return block.index % 2 == 0
 
@@ -181,6 +182,7 @@ def busy(notes: Notes, seconds: float = 0.004) -> Any:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_num_workers_caps_a_task_and_workers_all_of_them(run: Any, notes: Notes) -> None:
     one = line(busy(notes), 60, task_id="one", num_workers=1)
     many = line(busy(notes), 150, task_id="many", num_workers=9)
@@ -189,6 +191,7 @@ def test_num_workers_caps_a_task_and_workers_all_of_them(run: Any, notes: Notes)
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_resources_cap_all_tasks_that_hold_them(run: Any, notes: Notes) -> None:
     tasks = [
         line(busy(notes), 40, task_id="a", num_workers=9, resources={"gpu": 1}),
@@ -329,7 +332,7 @@ def test_a_journaled_run_starts_nothing_when_nothing_is_left(run: Any, tmp_path:
     assert run(task, Refusing(), journal=tmp_path / "journal").ok
 
 
-def test_a_changed_total_runs_only_the_new_blocks(run: Any, notes: Notes, tmp_path: Path) -> None:
+def test_a_changed_total_roi_runs_only_the_new_blocks(run: Any, notes: Notes, tmp_path: Path) -> None:
     task = line(noting(notes), 10, results=True)
     run(task, journal=tmp_path / "journal")
     report = run(replace(task, total_roi=Roi((-2,), (14,))), journal=tmp_path / "journal")
@@ -354,7 +357,9 @@ def test_changed_code_is_refused_until_somebody_decides(run: Any, notes: Notes, 
 
 
 @pytest.mark.parametrize("journaled", [False, True])
-@pytest.mark.parametrize("engine", [InlineEngine, pytest.param(LocalEngine, marks=pytest.mark.integration)])
+@pytest.mark.parametrize(
+    "engine", [InlineEngine, pytest.param(LocalEngine, marks=[pytest.mark.integration, pytest.mark.slow])]
+)
 def test_a_retry_works_with_an_engine_that_was_given(
     run: Any,
     tmp_path: Path,
@@ -436,7 +441,9 @@ def failing(block: Block) -> None:
     raise ValueError("no")
 
 
-@pytest.mark.parametrize("multiprocessing", [False, pytest.param(True, marks=pytest.mark.integration)])
+@pytest.mark.parametrize(
+    "multiprocessing", [False, pytest.param(True, marks=[pytest.mark.integration, pytest.mark.slow])]
+)
 def test_run_blockwise_says_whether_all_went_well(quiet: Path, multiprocessing: bool) -> None:
     notes = Notes(quiet / "notes")
     assert bellis.run_blockwise([line(noting(notes), 5)], multiprocessing) is True
@@ -444,7 +451,9 @@ def test_run_blockwise_says_whether_all_went_well(quiet: Path, multiprocessing: 
     assert ran(notes) == list(range(5))
 
 
-@pytest.mark.parametrize("server", [bellis.SerialServer, pytest.param(bellis.Server, marks=pytest.mark.integration)])
+@pytest.mark.parametrize(
+    "server", [bellis.SerialServer, pytest.param(bellis.Server, marks=[pytest.mark.integration, pytest.mark.slow])]
+)
 def test_servers_return_the_final_counts_of_each_task(quiet: Path, server: Any) -> None:
     counts = server().run_blockwise([line(lambda _: None, 5), line(failing, 3, task_id="bad", max_retries=0)])
     assert quiet.exists()

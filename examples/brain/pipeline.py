@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bellis import Array, Block, Coordinate, Pipeline, Roi, Task, open_ds, prepare_ds
+from bellis import Array, ArrayError, Block, Coordinate, Pipeline, Roi, Task, open_ds, prepare_ds
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -56,8 +56,8 @@ def pipeline(
     paths = {"raw": raw_path, "smoothed": store / "smoothed", "mask": store / "mask"}
     write = Roi((0, 0, 0), block * raw.voxel_size)
     for name, dtype in (("smoothed", "float32"), ("mask", "uint8")):
-        prepare_ds(paths[name], raw.roi, raw.voxel_size, dtype, write_size=write.shape, units=raw.units)
-    made_ns = (paths["mask"] / "zarr.json").stat().st_mtime_ns
+        output_array(paths[name], raw, dtype, write.shape)
+    made_ns = [(paths[name] / "zarr.json").stat().st_mtime_ns for name in ("smoothed", "mask")]
 
     sigma_px = tuple(sigma_mm / mm for mm in voxel_mm(raw))
     context = Coordinate(int(TRUNCATE * sigma + 0.5) for sigma in sigma_px) * raw.voxel_size
@@ -77,6 +77,15 @@ def pipeline(
     mask = Task("mask", raw.roi, write, write, masking, **common)
     measure = Task("measure", raw.roi, write, write, measuring, results=True, **common)
     return smooth + mask + measure
+
+
+def output_array(path: Path, like: Array, dtype: str, write_size: Coordinate) -> Array:
+    """Make an array as large as ``like``, or go on with the one that is there, if it is as large."""
+    form = {"write_size": write_size, "units": like.units}
+    try:
+        return prepare_ds(path, like.roi, like.voxel_size, dtype, **form)
+    except ArrayError:  # of another volume
+        return prepare_ds(path, like.roi, like.voxel_size, dtype, **form, mode="w")
 
 
 def smooth_block(block: Block, *, paths: dict[str, Path], sigma_px: tuple[float, ...]) -> None:
@@ -114,7 +123,9 @@ def measure_block(block: Block, *, paths: dict[str, Path]) -> dict[str, float]:
 
 
 def voxel_mm(array: Array) -> tuple[float, ...]:
-    """Return the edges of a voxel in mm."""
+    """Return the edges of a voxel in mm; 1 mm in an array that does not say."""
+    if not {"voxel_size", "resolution"} & array.attrs.keys():
+        return (1.0,) * array.dims
     if unknown := set(array.units) - MM.keys():
         raise ValueError(f"units {sorted(unknown)} of the volume are unknown: use {list(MM)}")
     return tuple(n * MM[unit] for n, unit in zip(array.voxel_size, array.units, strict=True))

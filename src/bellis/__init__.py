@@ -70,6 +70,11 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if name in {"Client", "Context"}:
+        raise AttributeError(
+            f"bellis.{name} is for worker functions, which this version does not have yet: pass a process_function "
+            "that takes a block"
+        )
     room = _HOME.get(name)
     if room is None:
         raise AttributeError(f"module 'bellis' has no attribute {name!r}")

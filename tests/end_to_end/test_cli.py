@@ -561,7 +561,7 @@ def test_on_a_terminal_the_summary_is_all_that_stays(folder: Path) -> None:
     finally:
         os.close(ours)
     assert run.wait(30) == 0
-    text = shown.decode().replace("\r\n", "\n")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n")
     assert text.startswith("journal .bellis/work: ") or "\njournal .bellis/work: " in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h")
     assert re.search(r"8 blocks completed in .* on \d workers\.\n$", text)

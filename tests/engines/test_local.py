@@ -8,6 +8,7 @@ import signal
 import sys
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
     from bellis import Block, RunReport
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+MARK = "BELLIS_TEST_MARK"
 
 
 class TestLocalEngine(EngineTests):
@@ -55,6 +57,21 @@ def nurseries() -> list[psutil.Process]:
             if "bellis.runtime.nursery" in " ".join(child.cmdline()):
                 found.append(child)
     return found
+
+
+def workers() -> list[psutil.Process]:
+    """Return all processes that run a worker's code, whoever their parent is now."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == str(os.getpid()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MARK, str(os.getpid()))
 
 
 def kill_nursery() -> None:
@@ -186,6 +203,26 @@ def test_a_run_whose_workers_can_not_be_started_ends_with_an_error(
         run(line(lambda _: None, 10))
     assert "this installation is broken" in capfd.readouterr().err
     assert nurseries() == []
+
+
+def test_workers_are_gone_when_a_run_returns_so_that_it_can_be_run_again_at_once(run: Any, tmp_path: Path) -> None:
+    def work(block: Block) -> None:
+        if block.index:
+            large = b"x" * (400 << 20)  # the end of a process takes as long as freeing its memory
+            sleep(600)
+            del large
+
+    def interrupt() -> None:
+        until(lambda: any(child.memory_info().rss > 400 << 20 for child in workers()), "a large worker")
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    recorder = Recorder({TaskProgress: interrupt})
+    task = line(work, 3)
+    assert run(task, journal=tmp_path / "journal", observers=[recorder]).interrupted
+    assert workers() == []
+    quick = replace(task, process_function=noting(Notes(tmp_path / "notes")))
+    assert run(quick, journal=tmp_path / "journal", on_changed="keep").ok
 
 
 @pytest.mark.timeout(15)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from bellis import Block
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(60)]
 
 MARK = "BELLIS_TEST_MARK"
 LOCK = threading.Lock()
@@ -179,7 +179,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT])
 def test_no_process_is_left_when_the_run_is_killed(tmp_path: Path, mark: str, number: signal.Signals) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -191,7 +190,6 @@ def test_no_process_is_left_when_the_run_is_killed(tmp_path: Path, mark: str, nu
     until(lambda: not marked(mark), "the end of all processes", deadline_s=10)
 
 
-@pytest.mark.slow
 def test_no_process_is_left_when_run_and_nursery_are_killed_at_once(tmp_path: Path, mark: str) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     with subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path) as process:

@@ -47,7 +47,7 @@ def test_an_event_knows_when_it_happened() -> None:
         message.text = "bye"  # type: ignore[misc]
 
 
-@pytest.fixture(params=["inline", pytest.param("local", marks=pytest.mark.integration)])
+@pytest.fixture(params=["inline", pytest.param("local", marks=[pytest.mark.integration, pytest.mark.slow])])
 def told(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Recorder, Any]:
     """What was told of a run in which a block fails and a task is stopped."""
 

@@ -264,7 +264,7 @@ def with_blocks(path: Path, task: Task, *indices: int, code: str = "code") -> No
         journal.note_results(task.task_id, {index: str(index).encode() for index in indices})
 
 
-def test_a_changed_total_keeps_the_finished_blocks_that_still_exist(path: Path, task: Task) -> None:
+def test_a_changed_total_roi_keeps_the_finished_blocks_that_still_exist(path: Path, task: Task) -> None:
     with_blocks(path, task, 10, 20, 90)
     with opened(path, replace(task, total_roi=Roi((-5,), (50,)))) as journal:
         assert done(journal) == [15, 25]
@@ -277,7 +277,7 @@ def test_a_changed_total_keeps_the_finished_blocks_that_still_exist(path: Path, 
     assert len(list((path / "tasks").iterdir())) == 1
 
 
-def test_a_changed_total_after_a_kill_keeps_what_was_committed(path: Path, tmp_path: Path, task: Task) -> None:
+def test_a_changed_total_roi_after_a_kill_keeps_what_was_committed(path: Path, tmp_path: Path, task: Task) -> None:
     with opened(path, task) as journal:
         note(journal, 10, 20)
         journal.commit()

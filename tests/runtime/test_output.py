@@ -211,6 +211,7 @@ print("a line\\nand another")
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.timeout(15)
 def test_a_file_in_the_place_of_a_tasks_logs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "task").write_text("mine")
@@ -224,6 +225,7 @@ def test_a_file_in_the_place_of_a_tasks_logs_is_an_error(tmp_path: Path) -> None
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_line_that_a_block_does_not_end_is_still_that_blocks(tmp_path: Path) -> None:
     def work(block: Any) -> None:
         print(f"open {block.index}", end="")  # noqa: T201

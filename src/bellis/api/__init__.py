@@ -107,8 +107,17 @@ def run_blockwise(tasks: Task | Pipeline | Iterable[Task | Pipeline], multiproce
     -------
     bool
         Whether every block of every task succeeded, or was done before.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the run was interrupted, after its running blocks have finished: what a script does next is not run on
+        half of the data.
     """
-    return run(tasks, "local" if multiprocessing else "inline").ok
+    report = run(tasks, "local" if multiprocessing else "inline")
+    if report.interrupted:
+        raise KeyboardInterrupt
+    return report.ok
 
 
 class Server:

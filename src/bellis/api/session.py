@@ -254,7 +254,7 @@ def _interrupts(loop: Loop) -> Iterator[None]:
         del number, frame
         loop.interrupt()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

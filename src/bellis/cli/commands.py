@@ -111,7 +111,7 @@ def main() -> None:
               help="Where finished blocks are noted; .bellis/<name of the file> if not given.")  # fmt: skip
 @click.option("--no-journal", is_flag=True, help="Note nothing.")
 @click.option("--keep", is_flag=True, help="When code or options have changed: keep the blocks that are finished.")
-@click.option("--reset", is_flag=True, help="When code, blocks or options have changed: start these tasks afresh.")
+@click.option("--reset", is_flag=True, help="Start afresh: forget what is finished.")
 @click.pass_context
 def run(
     ctx: click.Context, /, *, target: str, journal: Path | None, no_journal: bool, keep: bool, reset: bool, quiet: bool,
@@ -136,6 +136,10 @@ def run(
     if run_dir is not None and not keep:
         _check_options(ctx, command, run_dir, reset=reset)
     pipeline = loaded.pipeline(arguments_of(ctx))
+    if reset and run_dir is not None and (run_dir / "tasks").is_dir():
+        from bellis.runtime import inspect
+
+        inspect.reset(run_dir)
     _execute(ctx, pipeline, command, run_dir, "keep" if keep else "reset" if reset else "refuse", quiet=quiet)
 
 

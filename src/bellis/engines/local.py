@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bellis.errors import EngineError
+from bellis.errors import EngineError, JournalError
 from bellis.runtime.cell import CELL_BYTES, EAGER, FLAG, GIVE_BACK, LEASE, POSITION, Cell, shared_memory
 from bellis.runtime.engine import EngineEvent, EngineSetup, ProgramRefused, WorkerEnded
 from bellis.runtime.lease import Lease, Outcome, Report
@@ -105,7 +105,13 @@ class LocalEngine:
         except OSError as error:
             raise EngineError(f"logs can't be written to {setup.log_dir}: {error}; pass another log_dir") from error
         self._selector = selectors.DefaultSelector()
-        self._cells_fd, self._memory = shared_memory(setup.workers * CELL_BYTES, setup.cells_path)
+        try:
+            self._cells_fd, self._memory = shared_memory(setup.workers * CELL_BYTES, setup.cells_path)
+        except OSError as error:
+            where = setup.cells_path or "memory"
+            raise JournalError(
+                f"there is no room for the state of the workers in {where}: {error}; make room"
+            ) from error
         self._cells = memoryview(self._memory)
         self._nursery = self._start_nursery()
         return setup.workers

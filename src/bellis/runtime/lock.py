@@ -45,6 +45,13 @@ class Lock:
                     f"{path.parent} is in use by another run{holder}: wait for it, stop it, or use another journal"
                 )
             sleep(0.02)
+        try:
+            self._sign()
+        except OSError:
+            os.close(self.fd)
+            raise
+
+    def _sign(self) -> None:
         os.truncate(self.fd, 0)
         me = _Holder(host=socket.gethostname(), pid=os.getpid(), start=strftime("%Y-%m-%d %H:%M:%S"))
         os.pwrite(self.fd, msgspec.json.encode(me), 0)

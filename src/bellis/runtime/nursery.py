@@ -137,6 +137,8 @@ def main(control_fd: int, cells_fd: int, log_dir: str) -> None:
         pass
     for pid in list(children):
         _kill(pid, children)
+    for pid in children:  # who waits for this process may count on them being gone
+        os.waitpid(pid, 0)
     os._exit(0)
 
 

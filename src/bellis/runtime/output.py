@@ -22,6 +22,7 @@ LARGEST_LOG_BYTES = 64 * 2**20
 DEFAULT_LOG_DIR = Path("bellis_logs")
 """Where logs go without a journal."""
 LONGEST_NAME = 150
+MOST_ATTEMPTS = 100
 WORKER_NAME = "bellis-worker-"
 
 
@@ -124,11 +125,14 @@ class Output:
 
     def _open(self, path: Path) -> None:
         self._path = path
-        while True:
-            with suppress(FileExistsError, FileNotFoundError):  # another run may be removing an empty folder
+        for attempt in range(MOST_ATTEMPTS):  # another run may be removing an empty folder
+            try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
                 break
+            except (FileExistsError, FileNotFoundError):
+                if attempt == MOST_ATTEMPTS - 1:
+                    raise
         os.dup2(log, 1)
         os.dup2(log, 2)
         self._written = os.fstat(log).st_size
@@ -166,6 +170,13 @@ class Lines(io.TextIOBase):
     def __init__(self, output: Output) -> None:
         self._output = output
         self._rest = ""
+        self._prefix = b""
+
+    @property
+    def buffer(self) -> io.FileIO:
+        """The log itself, for bytes."""
+        self.flush()
+        return io.FileIO(1, "wb", closefd=False)
 
     def writable(self) -> bool:
         """Return True."""
@@ -179,6 +190,10 @@ class Lines(io.TextIOBase):
         """Write text; whole lines go on at once."""
         if not isinstance(text, str):
             raise TypeError(f"write() takes a str, not {type(text).__name__}")
+        if self._rest and self._output.prefix() != self._prefix:  # what a block does not end stays that block's
+            self.flush()
+        if not self._rest:
+            self._prefix = self._output.prefix()
         lines, newline, self._rest = (self._rest + text).rpartition("\n")
         if newline:
             self._emit(lines)
@@ -191,6 +206,6 @@ class Lines(io.TextIOBase):
             self._emit(rest)
 
     def _emit(self, lines: str) -> None:
-        prefix = self._output.prefix()
+        prefix = self._prefix
         encoded = lines.encode(errors="replace").replace(b"\n", b"\n" + prefix)
         self._output.write(prefix + encoded + b"\n")

@@ -69,8 +69,8 @@ class WorkerProcess:
         os.close(self._channel.fileno())
 
     def _load(self, message: LoadProgram) -> None:
-        self._output.switch(message.task_id)
         try:
+            self._output.switch(message.task_id)
             program: Program = cloudpickle.loads(message.payload)
             if program.functions.setup is not None:
                 program.functions.setup()

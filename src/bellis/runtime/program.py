@@ -201,10 +201,11 @@ def _parts(value: Any) -> tuple[Any, ...] | None:
     if isinstance(value, MethodType):
         return (value.__func__,)
     if isinstance(value, FunctionType):
-        names = (value.__globals__.get(name) for name in value.__code__.co_names)
-        called = (f for f in names if isinstance(f, FunctionType) and f.__module__ == value.__module__)
+        used = [(name, value.__globals__.get(name)) for name in value.__code__.co_names if name in value.__globals__]
+        plain = [item for item in used if isinstance(item[1], str | bytes | int | float | tuple | Path)]
+        called = (f for _, f in used if isinstance(f, FunctionType) and f.__module__ == value.__module__)
         captured = (cell.cell_contents for cell in value.__closure__ or ())
-        return (value.__code__, *captured, value.__defaults__, value.__kwdefaults__, *called)
+        return (value.__code__, *captured, value.__defaults__, value.__kwdefaults__, *plain, *called)
     if isinstance(value, CodeType):
         return (value.co_code, *value.co_names, *value.co_consts)
     if isinstance(value, dict):

@@ -84,6 +84,7 @@ class Scheduler:
         self._place(task, pipeline, is_open=is_open)
         self._pipeline, self._graph = pipeline, None
         self.start(task.task_id)
+        self._inherit(self._tasks[task.task_id])
 
     def _place(self, task: Task, pipeline: Pipeline, *, is_open: bool) -> None:
         grid = _open_grid(task, task.total_roi) if is_open else BlockGrid.of(task)
@@ -312,6 +313,7 @@ class Scheduler:
             grown = Roi(roi.offset, (end - roi.offset[0], *roi.shape[1:]))
             self.start()
             blocks.grow(_open_grid(blocks.task, grown))
+            self._inherit(blocks)
 
     def close(self, task_id: str) -> None:
         """Say that an open task will not grow any more; ``fit`` decides about a last partial block."""
@@ -322,9 +324,18 @@ class Scheduler:
         task = blocks.task
         self.start()
         blocks.grow(BlockGrid(blocks.grid.total_roi, task.read_roi, task.write_roi, task.fit, task_id))
+        self._inherit(blocks)
         for need in blocks.feeds:
             if not need.downstream.cancelled:
                 need.downstream.rescan()
+
+    def _inherit(self, blocks: TaskBlocks) -> None:
+        """Orphan the blocks of a task that came after what they need had failed."""
+        for need in blocks.needs:
+            counts = need.upstream.counts
+            if counts.failed_count + counts.orphaned_count:
+                lost = np.flatnonzero(need.upstream.state & (FAILED | ORPHANED))
+                self._orphan(need.upstream, lost, Accepted())
 
     def cancel(self, task_id: str) -> None:
         """Hand out no further block of a task, nor of those that wait for it; what runs may finish."""

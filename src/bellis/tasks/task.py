@@ -180,10 +180,18 @@ class Task:
         return f"Task({self.task_id!r}, total {self.total_roi}, write {self.write_roi.shape})"
 
 
+_LAZY = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+
+
 def _takes_block(task_id: str, function: object) -> bool:
     """Whether ``function`` is called with a block; False for a worker function, which is called with nothing."""
     if not callable(function):
         raise FunctionError(f"task {task_id!r}: process_function {function!r} can't be called")
+    if any(is_lazy(function) for is_lazy in _LAZY):
+        raise FunctionError(
+            f"task {task_id!r}: process_function is a generator or a coroutine: calling it would run nothing; pass a "
+            "plain function"
+        )
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some builtins have none; they are tried as they are

@@ -126,7 +126,7 @@ class EngineTests:
 
     # Failures ----------------------------------------------------------------------------------------------------
 
-    def test_blocks_that_always_fail_cost_no_worker_and_the_rest_finishes(self) -> None:
+    def test_bad_blocks_do_not_cost_workers_and_the_rest_finishes(self) -> None:
         notes, recorder = self.notes, Recorder()
 
         def work(block: Block) -> None:
@@ -323,7 +323,7 @@ class EngineTests:
         assert report.tasks["good"].counts.completed == 100
         assert len(self.notes.lines()) <= 20
 
-    def test_a_block_that_takes_too_long_is_ended_and_tried_again(self) -> None:
+    def test_timeouts_end_a_block_and_it_is_tried_again(self) -> None:
         self.needs(ability=self.ends_blocks)
         notes = self.notes
 
