@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from bellis.runtime.report import RunReport
     from bellis.tasks import Block
 
-local = pytest.param("local", marks=[pytest.mark.integration, pytest.mark.slow])
+real = [pytest.mark.integration, pytest.mark.slow]
+local = pytest.param("local", marks=real)
 engines = pytest.mark.parametrize("engine", ["inline", local])
 
 
@@ -357,9 +358,7 @@ def test_changed_code_is_refused_until_somebody_decides(run: Any, notes: Notes, 
 
 
 @pytest.mark.parametrize("journaled", [False, True])
-@pytest.mark.parametrize(
-    "engine", [InlineEngine, pytest.param(LocalEngine, marks=[pytest.mark.integration, pytest.mark.slow])]
-)
+@pytest.mark.parametrize("engine", [InlineEngine, pytest.param(LocalEngine, marks=real)])
 def test_a_retry_works_with_an_engine_that_was_given(
     run: Any,
     tmp_path: Path,
@@ -441,9 +440,7 @@ def failing(block: Block) -> None:
     raise ValueError("no")
 
 
-@pytest.mark.parametrize(
-    "multiprocessing", [False, pytest.param(True, marks=[pytest.mark.integration, pytest.mark.slow])]
-)
+@pytest.mark.parametrize("multiprocessing", [False, pytest.param(True, marks=real)])
 def test_run_blockwise_says_whether_all_went_well(quiet: Path, multiprocessing: bool) -> None:
     notes = Notes(quiet / "notes")
     assert bellis.run_blockwise([line(noting(notes), 5)], multiprocessing) is True
@@ -451,9 +448,7 @@ def test_run_blockwise_says_whether_all_went_well(quiet: Path, multiprocessing: 
     assert ran(notes) == list(range(5))
 
 
-@pytest.mark.parametrize(
-    "server", [bellis.SerialServer, pytest.param(bellis.Server, marks=[pytest.mark.integration, pytest.mark.slow])]
-)
+@pytest.mark.parametrize("server", [bellis.SerialServer, pytest.param(bellis.Server, marks=real)])
 def test_servers_return_the_final_counts_of_each_task(quiet: Path, server: Any) -> None:
     counts = server().run_blockwise([line(lambda _: None, 5), line(failing, 3, task_id="bad", max_retries=0)])
     assert quiet.exists()

@@ -179,7 +179,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGQUIT, signal.SIGABRT])
 def test_no_process_is_left_when_the_run_is_killed(tmp_path: Path, mark: str, number: signal.Signals) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     with subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:

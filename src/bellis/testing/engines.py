@@ -271,7 +271,7 @@ class EngineTests:
         assert Counter(notes.lines()) == {str(index): 2 if index == 4 else 1 for index in range(10)}
         assert again.results("first") == {index: index for index in range(10)}
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_an_interrupted_run_finishes_what_runs_and_goes_on_where_it_was(self, number: signal.Signals) -> None:
         notes = self.notes
 
