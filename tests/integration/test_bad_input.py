@@ -18,7 +18,7 @@ import pytest
 import bellis
 from bellis import Roi, Task
 from bellis.errors import FunctionError, JournalCorruptError, JournalError, JournalLockedError, TaskError
-from bellis.runtime.events import WorkerLost
+from bellis.runtime.events import Message, WorkerLost
 from bellis.runtime.output import LARGEST_LOG_BYTES
 from bellis.testing.blocks import Notes, Recorder, dying, line, noting, until
 
@@ -124,8 +124,12 @@ def test_a_raising_pre_check_means_not_done_and_is_in_the_log(run: Any, notes: N
     def pre(block: Block) -> bool:
         raise OSError("the store is away")
 
-    report = run(line(noting(notes), 5, check_function=(pre, None)))
+    recorder = Recorder()
+    report = run(line(noting(notes), 5, check_function=(pre, None)), observers=[recorder])
     assert report.ok
+    said = [event.text for event in recorder.of(Message) if "check_function failed before block" in event.text]
+    assert len(said) == 1
+    assert "OSError: the store is away" in said[0]
     assert sorted(notes.lines()) == ["0", "1", "2", "3", "4"]
     assert logs(report).count("OSError: the store is away") == 5
 

@@ -51,7 +51,7 @@ class Report:
     seconds: bytes = b""
     """Duration of each block, float32; empty if not known."""
     errors: dict[int, str] = field(default_factory=dict)
-    """Position in the lease -> traceback, for failed blocks."""
+    """Position in the lease -> traceback, for failed blocks; and for others whose pre-check raised."""
     results: dict[int, bytes] = field(default_factory=dict)
     """Position in the lease -> what the function returned, as msgpack."""
     finished: bool = False

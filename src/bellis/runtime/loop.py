@@ -279,6 +279,14 @@ class Loop:
         errors = {int(lease.indices[position]): error for position, error in report.errors.items()}
         for index in (*accepted.retried, *accepted.failed):
             self._note_failure(record, index, errors.get(index, ""), report.worker, final=index in accepted.failed)
+        checked = errors.keys() - {*accepted.retried, *accepted.failed}
+        if checked and not record.is_warned:
+            record.is_warned = True
+            index = min(checked)
+            last = errors[index].rpartition("\n")[2]
+            number = self._scheduler.grid(task_id).number(index)
+            what = f"check_function failed before block {number}, so it was run: {last}"
+            self._notify(Message(text=f"task {task_id!r}: {what} (others are in the logs)"))
         if report.crash is not None:
             self._note_crash(record, report.crash, next(iter(errors.values()), ""))
 

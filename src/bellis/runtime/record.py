@@ -51,6 +51,8 @@ class TaskRecord:
     """Block -> how it failed, while no block has succeeded."""
     stopped: str | None = None
     is_finished: bool = False
+    is_warned: bool = False
+    """Whether it was said that a pre-check raised."""
 
 
 _FRAME = re.compile(r'^  File "(.*)", line (\d+)', re.MULTILINE)

@@ -139,7 +139,8 @@ class LeaseRunner:
     def _is_done_before(self, check: Callable[[Block], bool], block: Block) -> bool:
         try:
             return bool(check(block))
-        except Exception:  # noqa: BLE001  # it could not say: the block is run
+        except Exception as error:  # noqa: BLE001  # it could not say: the block is run
+            self._errors[self.cell.words[POSITION]] = describe(error)
             print(f"check_function failed before {block}; it is run:", file=sys.stderr)  # noqa: T201
             traceback.print_exc()
             return False
