@@ -7,19 +7,16 @@ A page is one test, so that it stays whole when tests are shuffled or shared out
 from __future__ import annotations
 
 import tempfile
-from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sybil import Sybil
-from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
+from snippets import has_snippets, run_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parent
-SNIPPETS = Sybil([PythonCodeBlockParser(), SkipParser()])
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -27,7 +24,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     if file_path.suffix != ".md" or not file_path.is_relative_to(ROOT):
         return None
     place = file_path.relative_to(ROOT)
-    is_page = place.parts[0] == "docs" and "_build" not in place.parts
+    is_page = place.parts[0] == "docs" and not place.parts[1].startswith("_")
     return Page.from_parent(parent, path=file_path) if is_page or place == Path("README.md") else None
 
 
@@ -36,7 +33,7 @@ class Page(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield one test, if the page has snippets."""
-        if any(SNIPPETS.parse(self.path).examples()):
+        if has_snippets(self.path):
             yield Snippets.from_parent(self, name="snippets")
 
 
@@ -44,12 +41,9 @@ class Snippets(pytest.Item):
     """The snippets of one page, in order."""
 
     def runtest(self) -> None:
-        """Run them; a failure names the page and the line."""
-        page = SNIPPETS.parse(self.path)
-        page.namespace["__name__"] = "__main__"  # as in a script: what is defined travels to workers by value
-        with tempfile.TemporaryDirectory() as folder, chdir(folder):
-            for example in page.examples():
-                example.evaluate()
+        """Run them."""
+        with tempfile.TemporaryDirectory() as folder:
+            run_page(self.path, Path(folder))
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """Name the page."""

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sphinx.util.nodes import make_refnode
 
 import bellis
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
 
 if TYPE_CHECKING:
     from docutils import nodes
@@ -21,7 +29,7 @@ copyright = "the bellis developers"
 release = version = bellis.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "how-to/_pictures"]
 default_role = "py:obj"
 
 html_theme = "furo"
@@ -61,6 +69,26 @@ def put_back(app: Sphinx, what: str, name: str, value: object, options: object, 
     lines[:] = _set_aside.pop(name, lines)
 
 
+def draw_pictures(app: Sphinx) -> None:
+    """Run the pages that show pictures of their own making: ``(_pictures/NAME.png)`` is what their snippets save."""
+    del app
+    from snippets import run_page
+
+    os.environ.setdefault("MPLBACKEND", "agg")
+    pictures = HERE / "how-to" / "_pictures"
+    pictures.mkdir(exist_ok=True)
+    for page in sorted(HERE.glob("how-to/*.md")):
+        named = re.findall(r"\(_pictures/([\w-]+\.png)\)", page.read_text())
+        drawn = [
+            (pictures / name).exists() and (pictures / name).stat().st_mtime > page.stat().st_mtime for name in named
+        ]
+        if not all(drawn):
+            with tempfile.TemporaryDirectory() as folder:
+                run_page(page, Path(folder))
+                for name in named:
+                    shutil.move(Path(folder) / name, pictures / name)
+
+
 def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Node) -> nodes.Node | None:
     """Find what docstrings and annotations call by its short name, or by the room that it is made in."""
     target = str(node.get("reftarget"))
@@ -78,6 +106,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nod
 
 def setup(app: Sphinx) -> None:
     """Register with Sphinx."""
+    app.connect("builder-inited", draw_pictures)
     app.connect("autodoc-process-docstring", set_aside, priority=400)
     app.connect("autodoc-process-docstring", put_back, priority=600)
     app.connect("missing-reference", resolve)
