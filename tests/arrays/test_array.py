@@ -158,6 +158,7 @@ def test_a_scalar_that_fits_is_written(dtype: str, value: complex) -> None:
 @pytest.mark.parametrize(
     ("dtype", "value"),
     [("u1", 256), ("u1", -1), ("i4", 0.5), ("i4", 1.0), ("f4", 1e300), ("f4", 1j), ("?", 2),
+     ("f4", 2**24 + 1), ("f8", np.uint64(2**63 + 1)),
      ("u1", np.int64(300)), ("u8", 2**64), ("f4", "1")],
 )  # fmt: skip
 def test_a_scalar_that_does_not_fit_is_refused(dtype: str, value: complex) -> None:
@@ -168,7 +169,10 @@ def test_a_scalar_that_does_not_fit_is_refused(dtype: str, value: complex) -> No
         array.to_ndarray(Roi(-1, 3), fill_value=value)
 
 
-@pytest.mark.parametrize(("to", "of"), [("u1", "i8"), ("f4", "f8"), ("i4", "f4"), ("u2", "i1"), ("?", "u1")])
+@pytest.mark.parametrize(
+    ("to", "of"),
+    [("u1", "i8"), ("f4", "f8"), ("f8", "i8"), ("c16", "u8"), ("f4", "u4"), ("i4", "f4"), ("u2", "i1"), ("?", "u1")],
+)
 def test_nothing_is_cast_down(to: str, of: str) -> None:
     array = Array(np.zeros(3, to))
     with pytest.raises(ArrayError, match=r"value has dtype .* convert it first"):
@@ -244,14 +248,19 @@ def test_descriptions_that_do_not_fit_are_refused() -> None:
         {"voxel_size": (0, 1)},
         {"axis_names": ("x",)},
         {"units": ("nm",)},
-        {"types": ("space", "channel")},
+        {"types": ("space", "spice")},
+        {"axis_names": ("c0", "c1")},
+        {"voxel_size": (5e18, 5e18)},
+        {"voxel_size": (1, float("nan"))},
+        {"voxel_size": "fine"},
+        {"units": "nm/0"},
         {"types": ("space",)},
         {"types": ("channel", "channel")},
     ):
         with pytest.raises(ArrayError):
             Array(data, **kwargs)  # type: ignore[arg-type]
-    with pytest.raises(ArrayError, match="4600 pm"):
-        Array(data, voxel_size=(4.6, 4.6))
+    with pytest.raises(ArrayError, match=r"pass voxel_size=\(50000, 4600\), units='pm'"):
+        Array(data, Roi((0, 0), (100, 14)), voxel_size=(50, 4.6))
     with pytest.raises(ArrayError, match="list has no shape"):
         Array([1, 2])
 
@@ -293,4 +302,6 @@ def test_a_pickled_view_takes_only_its_voxels_along() -> None:
 
 def test_the_representation_says_what_it_is() -> None:
     array = Array(np.zeros((2, 3), np.uint8), offset=(4, 0))
-    assert repr(array) == "Array(y=2, x=3, uint8, roi=Roi((4, 0), (2, 3)), voxel_size=(1, 1))"
+    assert repr(array) == "Array(y=2, x=3, uint8, roi=Roi((4, 0), (2, 3)), voxel_size=(1, 1) nm)"
+    time = Array(np.zeros((2, 3, 4)), voxel_size=(1, 2, 3), axis_names="tyx")
+    assert repr(time).endswith("voxel_size=(1, 2, 3) (s, nm, nm))")

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bellis.arrays.layout import CHUNK_VOXELS, Layout, default_axis_names, voxels_of
+from bellis.arrays.axes import default_axis_names
+from bellis.arrays.conventions import layout_of
+from bellis.arrays.layout import CHUNK_VOXELS, Layout, parse_voxel_size, voxels_of
 from bellis.errors import ArrayError
 from bellis.geometry import Coordinate, Roi
 
@@ -47,7 +49,7 @@ def test_attributes_are_read_as_they_are_written() -> None:
         (2, 5, 6, 7), "f4", voxel_size=(40, 4, 4), offset=(0, -8, 12), units=("um", "nm", "nm"),
         types=("channel", "time", "space", "space"), axis_names="ctyx",
     )  # fmt: skip
-    again = Layout.of_attributes(layout.attributes(), layout.shape, layout.dtype)
+    again = layout_of(layout.attributes(), layout.shape, layout.dtype)
     assert again == layout
     assert layout.differences(again) == []
     assert layout.roi == Roi((0, -8, 12), (200, 24, 28))
@@ -83,3 +85,83 @@ def test_every_difference_is_described() -> None:
         "shape: asked (4,), found (5,)",
         "units: asked ('nm',), found ('um',)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "types"),
+    [
+        ("zyxc", (3, 3, 3), ("space", "space", "space", "channel")),
+        ("czyx", (3, 3, 3), ("channel", "space", "space", "space")),
+        ("tcyx", (3, 3, 3), ("time", "channel", "space", "space")),
+        (("z", "y", "x", "b^"), (3, 3, 3), ("space", "space", "space", "channel")),
+        ("zyxc", None, ("space", "space", "space", "channel")),
+        ("zyxc", (3, 3, 3, 3), ("space",) * 4),
+        ("abcd", (3, 3, 3), ("channel", "space", "space", "space")),
+        (None, (3, 3, 3), ("channel", "space", "space", "space")),
+        (None, None, ("time", "space", "space", "space")),
+    ],
+)
+def test_channels_are_found_by_name_or_are_first(names: str, size: tuple | None, types: tuple[str, ...]) -> None:
+    if names == "abcd":
+        names = ("a", "b", "d", "e")  # type: ignore[assignment]
+    layout = Layout.of((2, 3, 4, 5), "u1", voxel_size=size, axis_names=names)
+    assert layout.types == types
+    assert "^" not in "".join(layout.axis_names)
+    assert layout.spatial_shape == tuple(n for n, kind in zip((2, 3, 4, 5), types, strict=True) if kind != "channel")
+
+
+def test_one_unit_goes_to_the_axes_that_it_measures() -> None:
+    layout = Layout.of((2, 3, 4), "u1", axis_names="tyx", units="micron")
+    assert layout.units == ("s", "um", "um")
+    assert Layout.of((2, 3, 4), "u1", axis_names="tyx", units="ms").units == ("ms", "nm", "nm")
+    assert Layout.of((3, 4), "u1", units="voxel").units == ("voxel", "voxel")
+
+
+def test_a_fractional_voxel_size_becomes_integers_of_a_smaller_unit() -> None:
+    layout = Layout.of((2, 3), "u1", voxel_size=(50, 4.6), offset=(100, 0.1))
+    assert layout.voxel_size == (50_000, 4600)
+    assert layout.offset == (100_000, 100)
+    assert layout.units == ("pm", "pm")
+
+
+def test_axes_in_space_share_a_unit() -> None:
+    layout = Layout.of((5, 2, 3), "u1", voxel_size=(0.5, 1, 4.6), axis_names="tzx", units=("s", "um", "nm"))
+    assert layout.voxel_size == (500, 1_000_000, 4600)
+    assert layout.units == ("ms", "pm", "pm")
+
+
+def test_an_array_that_reaches_beyond_64_bits_is_refused() -> None:
+    with pytest.raises(ArrayError, match="beyond 64 bits"):
+        Layout.of((2**40,), "u1", voxel_size=(2**40,))
+
+
+def test_a_unit_can_be_asked_for() -> None:
+    layout = Layout.of((2, 3), "u1", voxel_size=(40, 4), offset=(8, 0))
+    assert layout.in_unit("pm").voxel_size == (40_000, 4000)
+    assert layout.in_unit("pm").offset == (8000, 0)
+    assert layout.in_unit("pm").in_unit("nanometer") == layout
+    with pytest.raises(ArrayError, match=r"\(0.04, 0.004\) .* are not of integers.*use 'nm'"):
+        layout.in_unit("um")
+    with pytest.raises(ArrayError, match=r"one of time, the axes 2 \(y, x\) are in"):
+        layout.in_unit("ms")
+
+
+def test_a_voxel_size_beside_a_region_is_of_integers() -> None:
+    assert parse_voxel_size((50.0, "4")) == (50, 4)
+    with pytest.raises(ArrayError, match=r"pass voxel_size=\(50000, 4600\), units='pm', and the region in pm"):
+        parse_voxel_size((50, 4.6))
+    with pytest.raises(ArrayError, match="not positive"):
+        parse_voxel_size((1, -1))
+
+
+@given(st.data())
+def test_chunks_of_channels_anywhere_divide_what_is_written(data: st.DataObject) -> None:
+    types = data.draw(st.permutations(["channel", "space", "space"]))
+    write = Coordinate(data.draw(st.lists(st.integers(1, 300), min_size=2, max_size=2)))
+    layout = Layout.of((7, 7, 7), "u1", types=types)
+    chunks = layout.pick_chunks(write)
+    assert chunks[types.index("channel")] == 1
+    layout.check_chunks(chunks, write)
+    layout.check_chunks(chunks, write, "shard")
+    with pytest.raises(ArrayError, match="two blocks would write the same shard"):
+        layout.check_chunks(layout.woven(write + 1, chunks), write, "shard")

@@ -3,70 +3,67 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import pickle
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import numpy as np
 import pytest
 import tensorstore
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from bellis.arrays import Array, open_ds, prepare_ds
 from bellis.errors import ArrayError
-from bellis.geometry import Coordinate, Roi
+from bellis.geometry import Roi
+from bellis.testing.arrays import ArrayStoreTests
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
-@st.composite
-def boxes(draw: st.DrawFn, roi: Roi, size: Coordinate) -> Roi:
-    """A region on the voxel grid of ``roi``, within it."""
-    voxels = roi.shape // size
-    begin = Coordinate([draw(st.integers(0, n)) for n in voxels])
-    extent = Coordinate([draw(st.integers(0, n - b)) for n, b in zip(voxels, begin, strict=True)])
-    return Roi(roi.begin + begin * size, extent * size)
+class TestZarr3(ArrayStoreTests):
+    format_name = "zarr"
+    suffix = ".zarr"
+
+    def write_example(self, path: str, voxels: Any, voxel_size: Any, offset: Any) -> None:
+        attributes = {"voxel_size": list(voxel_size), "offset": list(offset)}
+        zarr.create_array(path, data=voxels, chunks=(4,) * voxels.ndim, attributes=attributes)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.data())
-def test_on_disk_is_as_in_memory(data: st.DataObject) -> None:
-    """The same writes, through the same views, leave the same voxels."""
-    dims = data.draw(st.integers(1, 3))
-    num_channels = data.draw(st.none() | st.integers(1, 3))
-    size = Coordinate([data.draw(st.integers(1, 9)) for _ in range(dims)])
-    offset = Coordinate([data.draw(st.integers(-50, 50)) for _ in range(dims)])
-    voxels = Coordinate([data.draw(st.integers(1, 9)) for _ in range(dims)])
-    write_size = size * Coordinate([data.draw(st.integers(1, 6)) for _ in range(dims)])
-    roi = Roi(offset, voxels * size)
-    with tempfile.TemporaryDirectory() as directory:
-        stored = prepare_ds(
-            Path(directory) / "a.zarr", roi, size, "int16",
-            write_size=write_size, num_channels=num_channels, fill_value=3,
-        )  # fmt: skip
-        memory = Array(np.full(stored.shape, 3, np.int16), roi, size)
-        for k in range(3):
-            outer = data.draw(boxes(roi, size))
-            inner = data.draw(boxes(outer, size))
-            value = np.arange(np.prod(stored[inner].shape)).reshape(stored[inner].shape)
-            value = (value + 100 * k).astype(np.int16)
-            stored[outer][inner] = value
-            memory[outer][inner] = value
-            np.testing.assert_array_equal(stored[outer], memory[outer])
-        again = open_ds(Path(directory) / "a.zarr")
-        assert (again.roi, again.voxel_size, again.dtype) == (roi, size, np.int16)
-        np.testing.assert_array_equal(again, memory)
-        np.testing.assert_array_equal(
-            again.to_ndarray(roi.grow(size, size), fill_value=-1),
-            memory.to_ndarray(roi.grow(size, size), fill_value=-1),
-        )
-        np.testing.assert_array_equal(zarr.open_array(f"{directory}/a.zarr", mode="r")[:], memory)
+class TestZarr3WithShards(TestZarr3):
+    def storage(self, ndim: int) -> dict[str, Any]:
+        return {"chunk_shape": (2,) * ndim, "shard_shape": (4,) * ndim}
+
+    def write_example(self, path: str, voxels: Any, voxel_size: Any, offset: Any) -> None:
+        attributes = {"voxel_size": list(voxel_size), "offset": list(offset)}
+        chunks, shards = (2,) * voxels.ndim, (4,) * voxels.ndim
+        zarr.create_array(path, data=voxels, chunks=chunks, shards=shards, attributes=attributes)
+
+
+class TestZarr2(ArrayStoreTests):
+    format_name = "zarr"
+    suffix = ".zarr"
+
+    def prepare(self, path: str, shape: Any, dtype: Any = "uint16", **options: Any) -> Array:
+        container = path.partition(".zarr")[0] + ".zarr"
+        zarr.open_group(container, mode="a", zarr_format=2)
+        array = super().prepare(path, shape, dtype, **options)
+        assert array.format == "zarr 2"
+        return array
+
+    def write_example(self, path: str, voxels: Any, voxel_size: Any, offset: Any) -> None:
+        attributes = {"voxel_size": list(voxel_size), "offset": list(offset)}
+        zarr.create_array(path, data=voxels, chunks=(4,) * voxels.ndim, attributes=attributes, zarr_format=2)
+
+
+class TestZarrInMemory(ArrayStoreTests):
+    format_name = "zarr"
+    suffix = ".zarr"
+    reaches_processes = False
+
+    def location(self, folder: Path, container: str = "a", name: str = "raw") -> str:
+        return f"memory://{folder.as_posix().strip('/')}/{container}.zarr/{name}"
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -109,12 +106,13 @@ def test_what_zarr_python_writes_is_read(tmp_path: Path, zarr_format: int, order
     np.testing.assert_array_equal(array, voxels)
 
 
-def test_a_shard_is_the_chunk_that_is_written(tmp_path: Path) -> None:
+def test_a_shard_is_what_is_written_and_a_chunk_in_it_what_is_read(tmp_path: Path) -> None:
     made = zarr.create_array(tmp_path / "a.zarr", shape=(64,), dtype="u1", chunks=(8,), shards=(32,))
     made[:] = np.arange(64)
     array = open_ds(tmp_path / "a.zarr", mode="r+")
     array[Roi(8, 8)] = 0
-    assert array.chunk_shape == (32,)
+    assert array.chunk_shape == (8,)
+    assert array.write_shape == (32,)
     np.testing.assert_array_equal(made[:24], [*range(8), *([0] * 8), *range(16, 24)])
 
 
@@ -185,28 +183,6 @@ def test_an_array_opened_to_read_is_not_written(tmp_path: Path) -> None:
     assert not array.is_writeable
     with pytest.raises(ArrayError, match=r"mode='r\+'"):
         array[array.roi] = 1
-
-
-def _fill_block(array: Array, begin: int) -> int:
-    array[Roi(begin, 10)] = np.full(10, begin, np.int64)
-    return os.getpid()
-
-
-@pytest.mark.slow
-@pytest.mark.integration
-def test_processes_write_into_the_same_array(tmp_path: Path) -> None:
-    """Each opens it for itself, at the path that was pickled; here it is open as well."""
-    array = prepare_ds(tmp_path / "a.zarr", Roi(0, 40), (1,), np.int64, write_size=(10,))
-    array[Roi(0, 40)] = -1
-    sent = cloudpickle.dumps(array[Roi(10, 30)])
-    assert len(sent) < 3_000
-
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(2) as pool:
-        pids = pool.starmap(_fill_block, [(pickle.loads(sent), k) for k in (10, 20, 30)])
-
-    assert os.getpid() not in pids
-    assert array.to_ndarray().tolist() == [-1] * 10 + [10] * 10 + [20] * 10 + [30] * 10
 
 
 def test_pickling_opens_nothing(tmp_path: Path) -> None:
@@ -284,7 +260,7 @@ except ValueError as error:
                     {"name": "rectilinear"}}),
         json.dumps({"node_type": "array", "shape": [3], "data_type": "int8", "chunk_grid":
                     {"name": "regular", "configuration": {"chunk_shape": [3]}},
-                    "attributes": {"voxel_size": [4.6]}}),
+                    "attributes": {"voxel_size": [-4]}}),
     ],
 )  # fmt: skip
 def test_metadata_that_is_not_understood_is_an_error_with_the_path(tmp_path: Path, metadata: str) -> None:

@@ -1,360 +1,219 @@
-"""Open arrays on disk, and make new ones."""
+"""Open arrays of any format, on a local disk or behind a URL."""
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+import functools
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from bellis.arrays import zarr
 from bellis.arrays.array import Array
-from bellis.arrays.layout import Layout, parse_voxel_size, scalar_as, voxels_of
-from bellis.errors import ArrayError, GeometryError
-from bellis.geometry import Coordinate, Roi
+from bellis.arrays.conventions import layout_of
+from bellis.arrays.groups import finest_level
+from bellis.arrays.location import Location
+from bellis.errors import ArrayError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    import os
+    from collections.abc import Iterator, Sequence
 
-    import numpy.typing as npt
-
+    from bellis.arrays.format import Format, Missing, Stored
+    from bellis.arrays.layout import Layout
     from bellis.geometry import CoordinateLike
 
+GROUP = "bellis.formats"
+"""Group of the entry points by which formats are made known."""
+BY_SUFFIX = {
+    ".zarr": "zarr",
+    ".n5": "n5",
+    ".precomputed": "precomputed",
+    **dict.fromkeys((".h5", ".hdf5", ".hdf"), "hdf5"),
+    **dict.fromkeys((".tif", ".tiff"), "tiff"),
+    **dict.fromkeys((".nii", ".nii.gz"), "nifti"),
+}
+"""Which format a container has by its name."""
 
-def open_ds(path: str | Path, name: str | None = None, mode: str = "r") -> Array:
-    """Open a zarr array, version 2 or 3, without reading any voxel.
 
-    Voxel size and offset come from the attributes ``voxel_size`` (or ``resolution``) and
-    ``offset``, one integer per physical axis, in world units; without them they are 1 and 0.
-    What the array has beyond these axes are channels, which come first.
+def open_ds(
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    mode: str = "r",
+    *,
+    format: str | None = None,
+    voxel_size: Sequence[float] | None = None,
+    offset: CoordinateLike | None = None,
+    axis_names: Sequence[str] | None = None,
+    units: str | Sequence[str] | None = None,
+    types: Sequence[str] | None = None,
+    unit: str | None = None,
+    missing: Missing | None = None,
+) -> Array:
+    """Open an array without reading any voxel.
+
+    It may be zarr (version 2 and 3), N5, neuroglancer precomputed, HDF5, TIFF or NIfTI, on a local disk; and the first
+    three of them behind ``http://``, ``https://``, ``s3://``, ``gs://`` and, within one process, ``memory://``. Which
+    format it is, is said by ``format``, or in front of the path as in ``n5://s3://bucket/em``, or by the ending of the
+    container's name, or is found out.
+
+    Of a group that is an OME-Zarr image, the finest level is opened.
 
     Parameters
     ----------
     path
-        Directory of the array, or of the group that it is in.
+        Path or URL of the array, or of the group or file that it is in.
     name
-        Name within the group, like ``"volumes/raw"``.
+        Name within the group or file, like ``"volumes/raw"``.
     mode
         ``"r"`` to read, ``"r+"`` (or ``"a"``) to read and write.
+    format
+        Name of the format, like ``"zarr"``.
+    voxel_size, offset, axis_names, units, types
+        In place of what the metadata says, as `Array` takes them.
+    unit
+        Unit of length in which voxel size, offset and regions are to be given.
+    missing
+        What a chunk that is not there means: ``"fill"`` for the fill value, ``"error"``. By default, that is an error
+        for what is behind a URL, where chunks of a finished array are looked for.
 
     Raises
     ------
     ArrayError
-        If there is no such array, or its metadata can't be understood.
+        If there is no such array, its metadata can't be understood, or its voxel size is no integer in ``unit``.
     """
     if mode not in ("r", "r+", "a"):
         raise ArrayError(f"mode {mode!r} is none of 'r', 'r+', 'a': prepare_ds makes new arrays")
-    where = local_path(path) / (name or "")
-    metadata = zarr.read_metadata(where)
-    if metadata is None:
-        raise ArrayError(_what_is_there(where))
-    layout = _layout_of(metadata)
-    return Array(
-        zarr.TensorStoreData.of_metadata(metadata, is_writeable=mode != "r"),
-        voxel_size=layout.voxel_size,
-        offset=layout.offset,
-        axis_names=layout.axis_names,
-        units=layout.units,
-        types=layout.types,
-        attrs=metadata.attributes,
-    )
-
-
-@overload
-def prepare_ds(
-    path: str | Path,
-    total_roi: Roi | Sequence[int] | None = None,
-    voxel_size: CoordinateLike | None = None,
-    dtype: npt.DTypeLike | None = None,
-    *,
-    shape: Sequence[int] | None = None,
-    offset: CoordinateLike | None = None,
-    write_size: CoordinateLike | None = None,
-    num_channels: int | None = None,
-    chunk_shape: Sequence[int] | None = None,
-    axis_names: Sequence[str] | None = None,
-    units: str | Sequence[str] | None = None,
-    fill_value: complex = 0,
-    compressor: str | Mapping[str, Any] | None = "default",
-    attrs: Mapping[str, Any] | None = None,
-    mode: Literal["a", "w"] = "a",
-) -> Array: ...
-@overload
-def prepare_ds(
-    filename: str | Path,
-    ds_name: str,
-    total_roi: Roi,
-    voxel_size: CoordinateLike,
-    dtype: npt.DTypeLike,
-    write_roi: Roi | None = None,
-    write_size: CoordinateLike | None = None,
-    num_channels: int | None = None,
-    compressor: str | Mapping[str, Any] | None = "default",
-    delete: bool = False,
-    force_exact_write_size: bool = False,
-) -> Array: ...
-def prepare_ds(*args: Any, **kwargs: Any) -> Array:
-    """Make a zarr array on disk, or open one that is just as asked for.
-
-    There are two forms; a name as second argument makes it daisy's::
-
-        prepare_ds(path, total_roi or shape, voxel_size, dtype, write_size=..., ...)
-        prepare_ds(filename, ds_name, total_roi, voxel_size, dtype, write_size=..., ...)
-
-    Zarr version 3 is written, and version 2 inside of a group of version 2. Directories on the way
-    to the array, from the one that is called ``*.zarr``, become groups.
-
-    Parameters
-    ----------
-    path
-        Directory of the array, like ``"out.zarr/volumes/raw"``.
-    filename, ds_name
-        In daisy's form: the group, and the array's name in it.
-    total_roi
-        Region in world units; or, as in ``shape``, voxels per axis.
-    voxel_size
-        World units per voxel, one integer per physical axis; 1 if not given.
-    dtype
-        Bool, integer, float or complex type of a voxel.
-    shape
-        In place of ``total_roi``: voxels per axis, channels first.
-    offset
-        With ``shape``: where the array begins, in world units; 0 if not given.
-    write_size
-        World units per physical axis that are written at once: the shape of a block's write_roi.
-        Chunks divide it, so that blocks on the grid of the array never share a chunk.
-    write_roi
-        In daisy's form: a region of that size.
-    num_channels
-        Length of a channel axis in front of the others; if not given, there is no such axis.
-    chunk_shape
-        Voxels per axis of a chunk; picked if not given.
-    axis_names
-        One per axis; c, then t, z, y, x from the end if not given.
-    units
-        One for all or one per physical axis; nm if not given.
-    fill_value
-        What voxels hold that were never written.
-    compressor
-        ``"default"`` (blosc with zstd), ``"blosc"``, ``"zstd"``, ``"gzip"``, one of them with
-        options as ``{"id": "zstd", "level": 3}``, or None.
-    attrs
-        More attributes to store.
-    mode
-        ``"a"`` keeps an existing array that is as asked, and refuses any other; ``"w"`` replaces.
-    delete
-        In daisy's form: replace an existing array that is not as asked.
-    force_exact_write_size
-        In daisy's form: use ``write_size`` as the chunk size.
-
-    Returns
-    -------
-    Array
-        Open to read and write.
-
-    Raises
-    ------
-    ArrayError
-        If the arguments do not fit each other, or an array is there that is not as asked: each
-        difference is listed.
-    """
-    if "ds_name" in kwargs or (len(args) > 1 and isinstance(args[1], str)):
-        return _prepare_by_name(*args, **kwargs)
-    return _prepare(*args, **kwargs)
-
-
-def _prepare_by_name(
-    filename: str | Path,
-    ds_name: str,
-    total_roi: Roi,
-    voxel_size: CoordinateLike,
-    dtype: npt.DTypeLike,
-    write_roi: Roi | None = None,
-    write_size: CoordinateLike | None = None,
-    num_channels: int | None = None,
-    compressor: str | Mapping[str, Any] | None = "default",
-    delete: bool = False,
-    force_exact_write_size: bool = False,
-) -> Array:
-    size = parse_voxel_size(voxel_size)
-    write_size = write_size if write_roi is None else write_roi.shape
-    chunk_shape = None
-    if force_exact_write_size and write_size is not None:
-        channels = () if num_channels is None else (num_channels,)
-        chunk_shape = (*channels, *(Coordinate(write_size) // size))
-    container = local_path(filename)
-    return _prepare(
-        container / ds_name,
-        total_roi,
-        size,
-        dtype,
-        write_size=write_size,
-        num_channels=num_channels,
-        chunk_shape=chunk_shape,
-        compressor=compressor,
-        mode="replace different" if delete else "a",
-        container=container,
-    )
-
-
-def _prepare(
-    path: str | Path,
-    total_roi: Roi | Sequence[int] | None = None,
-    voxel_size: CoordinateLike | None = None,
-    dtype: npt.DTypeLike | None = None,
-    *,
-    shape: Sequence[int] | None = None,
-    offset: CoordinateLike | None = None,
-    write_size: CoordinateLike | None = None,
-    num_channels: int | None = None,
-    chunk_shape: Sequence[int] | None = None,
-    axis_names: Sequence[str] | None = None,
-    units: str | Sequence[str] | None = None,
-    fill_value: complex = 0,
-    compressor: str | Mapping[str, Any] | None = "default",
-    attrs: Mapping[str, Any] | None = None,
-    mode: str = "a",
-    container: Path | None = None,
-) -> Array:
-    if dtype is None:
-        raise ArrayError("dtype is missing: pass the data type of a voxel, like 'uint8'")
-    if np.dtype(dtype).name not in zarr.DTYPES:
-        raise ArrayError(f"dtype {np.dtype(dtype)} is not stored, only {', '.join(zarr.DTYPES)}")
-    if mode not in ("a", "w", "replace different"):
-        raise ArrayError(f"mode {mode!r} is none of 'a', 'w'")
-    if isinstance(total_roi, Roi):
-        if shape is not None or offset is not None:
-            raise ArrayError(f"total_roi {total_roi} says where the array is: no shape or offset")
-        voxel_size = parse_voxel_size((1,) * total_roi.dims if voxel_size is None else voxel_size)
-        voxels: Sequence[int] = voxels_of(total_roi.shape, voxel_size, "shape of total_roi")
-        offset = total_roi.begin
-    elif total_roi is None and shape is not None:
-        voxels = shape
-    elif total_roi is not None and shape is None:
-        voxels = total_roi
-    else:
-        raise ArrayError(f"pass one of total_roi and shape: they are {total_roi} and {shape}")
-    layout = Layout.of(
-        voxels if num_channels is None else (num_channels, *voxels),
-        dtype,
-        voxel_size=voxel_size,
-        offset=offset,
-        axis_names=axis_names,
-        units=units,
-    )
-    write_voxels = None
-    if write_size is not None:
-        write_voxels = voxels_of(write_size, layout.voxel_size, "write_size")
-    if chunk_shape is not None:
-        layout.check_chunks(chunk_shape, write_voxels)
-    fill_value = scalar_as(fill_value, layout.dtype)
-    where = local_path(path)
-    if not _keeps_existing(where, layout, chunk_shape, write_voxels, mode):
-        zarr.create_array(
-            where,
-            _prepare_groups(where, container),
-            shape=layout.shape,
-            dtype=layout.dtype,
-            chunk_shape=chunk_shape or layout.pick_chunks(write_voxels),
-            fill_value=fill_value,
-            compressor=compressor,
-            attributes={**(attrs or {}), **layout.attributes()},
-            axis_names=layout.axis_names,
+    if missing not in (None, "fill", "error"):
+        raise ArrayError(f"missing={missing!r} is none of 'fill', 'error'")
+    location = Location.of(path, name, format)
+    stored = find(location, is_writeable=mode != "r", missing=missing)
+    if stored is None:
+        raise ArrayError(what_is_there(location))
+    if not all(given is None for given in (voxel_size, offset, axis_names, units, types)):
+        layout = _overridden(
+            stored.layout, voxel_size=voxel_size, offset=offset, axis_names=axis_names, units=units, types=types
         )
-    return open_ds(where, mode="r+")
+        stored = replace(stored, layout=layout)
+    if unit is not None:
+        stored = replace(stored, layout=stored.layout.in_unit(unit))
+    return Array.of(stored)
 
 
-def _keeps_existing(
-    where: Path,
-    layout: Layout,
-    chunk_shape: Sequence[int] | None,
-    write_voxels: Coordinate | None,
-    mode: str,
-) -> bool:
-    """Return whether the array that is there is as asked; make place if it may be replaced."""
-    found = zarr.read_metadata(where) if mode != "w" else None
-    if found is None:
-        is_empty = not where.exists() or (where.is_dir() and not any(where.iterdir()))
-        if not is_empty and not zarr.is_array(where):
-            raise ArrayError(f"{_what_is_there(where)}; it is not replaced by an array")
-    else:
-        differences = layout.differences(_layout_of(found))
-        chunks = Coordinate(found.chunk_shape[layout.channels :])
-        if chunk_shape is not None and tuple(chunk_shape) != found.chunk_shape:
-            differences.append(f"chunk_shape: asked {tuple(chunk_shape)}, found {found.chunk_shape}")
-        elif write_voxels is not None and not write_voxels.is_multiple_of(chunks):
-            differences.append(f"chunks: {chunks} do not divide write_size, {write_voxels} voxels")
-        if not differences:
-            return True
-        if mode == "a":
-            listed = "".join(f"\n  {line}" for line in differences)
-            raise ArrayError(
-                f"{where} exists, and is not as asked:{listed}\nPass mode='w' to replace it, or another path"
-            )
-    if where.exists():
-        shutil.rmtree(where)
-    return False
-
-
-def _prepare_groups(where: Path, container: Path | None) -> Literal[2, 3]:
-    """Make groups of the directories above an array; return the zarr version to write."""
-    missing: list[Path] = []
-    for parent in where.parents:
-        version = zarr.group_format(parent)
-        if version is not None:
-            break
-        if zarr.is_array(parent):
-            raise ArrayError(f"{where} is inside of the array {parent}: pass another path")
-        missing.append(parent)
-        if parent == container or parent.suffix == ".zarr":
-            break
-    else:
-        missing, version = [], None
-    for parent in reversed(missing):
-        zarr.create_group(parent, version or 3)
-    return version or 3
-
-
-def _layout_of(metadata: zarr.ZarrMetadata) -> Layout:
-    try:
-        return Layout.of_attributes(metadata.attributes, metadata.shape, metadata.dtype)
-    except (ArrayError, GeometryError, TypeError) as error:
-        raise ArrayError(f"{metadata.path} has attributes that do not fit it: {error}") from error
-
-
-def local_path(path: str | Path) -> Path:
-    """Return an absolute local path.
+def find(location: Location, *, is_writeable: bool, missing: Missing | None = None) -> Stored | None:
+    """Describe the array at a location, or the finest level of the image there; None if there is neither.
 
     Raises
     ------
     ArrayError
-        For a URL, and for formats other than zarr.
+        If its metadata can't be understood, or it can't be written although that is asked.
     """
-    if "://" in str(path):
-        raise ArrayError(f"{path} is a URL: this version opens local paths only")
-    if Path(path).suffix.lower() in (".n5", ".h5", ".hdf", ".hdf5"):
-        raise ArrayError(f"{path} is not zarr, the one format that this version reads and writes")
-    return Path(path).absolute()
+    missing = missing or default_missing(location)
+    for candidate in candidates(location):
+        stored = candidate.open(location, is_writeable=is_writeable, missing=missing)
+        if stored is not None:
+            return stored
+        if level := _finest(candidate, location):
+            return candidate.open(level, is_writeable=is_writeable, missing=missing)
+    return None
 
 
-def _what_is_there(where: Path) -> str:
+def _finest(kind: Format, location: Location) -> Location | None:
+    """Return where the finest level of the image is that a group of zarr or N5 is; None if it is none."""
+    if kind.name not in {"zarr", "n5"}:
+        return None
+    names = kind.datasets(location)
+    if level := finest_level(location, names):
+        return level
+    return location / "s0" if kind.name == "n5" and "s0" in names else None  # N5 images often say it by names alone
+
+
+def default_missing(location: Location) -> Missing:
+    """Return what a missing chunk means if nobody says: of what is behind a URL, that it got lost."""
+    return "error" if location.is_remote and not location.root.startswith("memory://") else "fill"
+
+
+def candidates(location: Location) -> Iterator[Format]:
+    """Yield the formats that a location may have, the likely one first.
+
+    That is the one that was named; or else the one that the container is called by, and those that recognise what is
+    there.
+
+    Raises
+    ------
+    ArrayError
+        If the format that was named is unknown.
+    """
+    if location.format is not None:
+        yield load_format(location.format)
+        return
+    first = BY_SUFFIX.get(location.suffix)
+    if first is not None:
+        yield load_format(first)
+    claimed = claiming(location)
+    for known in claimed or (["zarr"] if first is None else []):
+        if known != first:
+            yield load_format(known)
+
+
+def claiming(location: Location) -> list[str]:
+    """Return the names of the formats that recognise what is at a location."""
+    return [known for known in format_names() if _claims(known, location)]
+
+
+@functools.cache
+def format_names() -> tuple[str, ...]:
+    """Return the names of all formats that are installed; zarr is asked first."""
+    names = {point.name for point in entry_points(group=GROUP)}
+    return tuple(sorted(names, key=lambda name: (name != "zarr", name)))
+
+
+@functools.cache
+def load_format(name: str) -> Format:
+    """Return a format by its name.
+
+    Raises
+    ------
+    ArrayError
+        If there is none of that name, or it can't be loaded.
+    """
+    points = list(entry_points(group=GROUP, name=name))
+    if not points:
+        raise ArrayError(f"format {name!r} is unknown: use one of {', '.join(format_names())}")
+    try:
+        made: Format = points[0].load()()
+    except Exception as error:  # a plugin's
+        raise ArrayError(f"format {name!r} can't be loaded from {points[0].value}: {error!r}") from error
+    return made
+
+
+def what_is_there(location: Location) -> str:
     """Say what is found in place of an array."""
-    if zarr.group_format(where):
-        names = ", ".join(_array_names(where)) or "none"
-        return f"{where} is a group, not an array; arrays in it: {names}"
-    if where.exists():
-        return f"{where} is not a zarr array"
-    parent = next(p for p in where.parents if p.exists())
-    if zarr.group_format(parent):
-        names = ", ".join(_array_names(parent)) or "none"
-        return f"there is no array {where}; arrays in {parent}: {names}"
-    return f"there is no array {where}"
+    for candidate in candidates(location):
+        if names := candidate.datasets(location):
+            return f"{location} is a group, not an array; arrays in it: {', '.join(names)}"
+    if not location.is_remote and location.path.exists():
+        return f"{location} is not an array of format {location.format or ', '.join(format_names())}"
+    parent = location.parent or (None if location.is_remote else Location(location.path.parent.as_posix()))
+    while parent is not None:
+        for candidate in candidates(parent):
+            if names := candidate.datasets(parent):
+                return f"there is no array {location}; arrays in {parent}: {', '.join(names)}"
+        parent = parent.parent
+    return f"there is no array {location}" + (", or it may not be read" if location.is_remote else "")
 
 
-def _array_names(group: Path, prefix: str = "") -> Iterator[str]:
-    for child in sorted(group.iterdir()):
-        if zarr.is_array(child):
-            yield prefix + child.name
-        elif child.is_dir() and zarr.group_format(child):
-            yield from _array_names(child, f"{prefix}{child.name}/")
+def _claims(name: str, location: Location) -> bool:
+    try:
+        known = load_format(name)
+    except ArrayError:  # that is an error only for those who ask for this format
+        return False
+    return known.claims(location)
+
+
+def _overridden(layout: Layout, **given: Any) -> Layout:
+    """Return a layout with what the caller says in place of what was found; what has other axes is no longer known."""
+    said = {key: value for key, value in given.items() if value is not None}
+    dims = [len(said[key]) for key in ("voxel_size", "offset") if key in said]
+    if "types" in said:
+        dims.append(sum(kind != "channel" for kind in said["types"]))
+    known = layout.attributes() if all(n == layout.dims for n in dims) else {}
+    return layout_of(known, layout.shape, layout.dtype, **said)

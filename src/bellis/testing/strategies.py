@@ -58,3 +58,12 @@ def rois(
         return Roi((offset for offset, _ in drawn), (extent for _, extent in drawn))
 
     return _ranks(dims).flatmap(lambda rank: st.lists(axes, min_size=rank, max_size=rank)).map(of_axes)
+
+
+@st.composite
+def boxes(draw: st.DrawFn, roi: Roi, size: Coordinate) -> Roi:
+    """Draw a region within ``roi``, of whole voxels of a size, from where ``roi`` begins; it may be empty."""
+    voxels = roi.shape // size
+    begin = Coordinate([draw(st.integers(0, n)) for n in voxels])
+    extent = Coordinate([draw(st.integers(0, n - b)) for n, b in zip(voxels, begin, strict=True)])
+    return Roi(roi.begin + begin * size, extent * size)
