@@ -6,7 +6,6 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from bellis.errors import RunError, TaskError
 from bellis.planning.grid import BlockGrid
 from bellis.runtime.report import Counts, Failure, RunReport, TaskReport
 from bellis.runtime.state import TaskState
+from bellis.tasks.values import pack
 from bellis.testing.blocks import line
 
 ALL_DONE = TaskState(total_block_count=5, completed_count=5, skipped_count=2)
@@ -89,9 +89,30 @@ def test_failures_of_all_tasks_are_listed() -> None:
 
 
 def test_results_are_by_block_number_in_the_order_of_blocks() -> None:
-    packed = {index: msgspec.msgpack.encode([index]) for index in (4, 0, 2)}
+    packed = {index: pack([index]) for index in (4, 0, 2)}
     found = report(task_report(task={"results": True}), _results=lambda _: packed).results("task")
     assert list(found.items()) == [(0, [0]), (2, [2]), (4, [4])]
+
+
+def single(packed: dict[int, bytes], state: TaskState, **task: Any) -> RunReport:
+    return report(task_report(state, task={"results": True, **task}), _results=lambda _: packed)
+
+
+def test_the_value_of_a_task_with_one_block_is_its_result() -> None:
+    one = single({0: pack(np.arange(3))}, TaskState(total_block_count=1, completed_count=1))
+    np.testing.assert_array_equal(one.value("task"), [0, 1, 2])
+    assert single({0: pack(None)}, TaskState(total_block_count=1, completed_count=1)).value("task") is None
+
+
+def test_a_value_that_is_not_there_is_an_error_that_says_why() -> None:
+    with pytest.raises(RunError, match="no value, because its block is not completed"):
+        single({}, TaskState(total_block_count=1, failed_count=1)).value("task")
+    with pytest.raises(TaskError, match=r"has 5 blocks, not one: report.results\('task'\)"):
+        single({0: pack(1)}, ALL_DONE).value("task")
+    with pytest.raises(TaskError, match="keeps no results"):
+        single({}, ALL_DONE, results=False).value("task")
+    with pytest.raises(TaskError, match="no task is named 'tusk'"):
+        single({}, ALL_DONE).value("tusk")
 
 
 def test_what_a_report_does_not_know_is_an_error_that_names_what_it_knows() -> None:

@@ -15,6 +15,7 @@ from bellis.runtime.cell import CELL_BYTES, EAGER, FLAG, GIVE_BACK, POSITION, ST
 from bellis.runtime.lease import Outcome, Report
 from bellis.runtime.program import Program
 from bellis.runtime.worker import LONGEST_ERROR, LeaseRunner, describe
+from bellis.tasks.values import unpack
 from bellis.testing.blocks import line
 
 if TYPE_CHECKING:
@@ -176,11 +177,17 @@ def test_results_are_packed_by_position() -> None:
     assert run.reports[0].results == {0: b"\x92\x07\xc0", 1: b"\x92\x09\xc0"}
 
 
+def test_results_may_hold_numpy_values() -> None:
+    run = Run(lambda block: {"n": np.int64(block.index), "a": np.arange(2)}, [7], results=True).run()
+    found = unpack(run.reports[0].results[0])
+    assert (found["n"], found["a"].tolist()) == (7, [0, 1])
+
+
 def test_a_result_that_can_not_be_kept_is_a_failure_that_says_what_can() -> None:
     run = Run(lambda block: {1, 2} if block.index else object(), [0, 1], results=True).run()
     assert run.known[0] is Outcome.FAILED
     assert "object can't be kept" in run.reports[0].errors[0]
-    assert "numbers, strings, bytes, lists and dicts" in run.reports[0].errors[0]
+    assert "numbers, strings, bytes, NumPy arrays, lists and dicts" in run.reports[0].errors[0]
 
 
 def test_a_returned_value_does_not_matter_without_results() -> None:

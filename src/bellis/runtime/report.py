@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from bellis.errors import RunError, TaskError
+from bellis.tasks.values import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -181,7 +180,25 @@ class RunReport:
         if not report.task.results:
             raise TaskError(f"task {task_id!r} keeps no results: describe it with results=True")
         found = self._results(task_id) if self._results is not None else {}
-        return {report.grid.number(index): msgspec.msgpack.decode(value) for index, value in sorted(found.items())}
+        return {report.grid.number(index): unpack(value) for index, value in sorted(found.items())}
+
+    def value(self, task_id: str) -> Any:
+        """Return the result of a task that has a single block, as `results` keeps it.
+
+        Raises
+        ------
+        TaskError
+            If the task keeps no results, or has another number of blocks.
+        RunError
+            If its block is not completed.
+        """
+        blocks = self._task(task_id).counts.total
+        found = self.results(task_id)
+        if blocks != 1:
+            raise TaskError(f"task {task_id!r} has {blocks} blocks, not one: report.results({task_id!r}) has them all")
+        if not found:
+            raise RunError(f"task {task_id!r} has no value, because its block is not completed: print the report")
+        return next(iter(found.values()))
 
     def _task(self, task_id: str) -> TaskReport:
         if task_id not in self.tasks:

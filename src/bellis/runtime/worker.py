@@ -12,11 +12,10 @@ from array import array
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from bellis.runtime.cell import EAGER, FLAG, GIVE_BACK, POSITION, STARTED_NS
 from bellis.runtime.lease import Outcome, Report
 from bellis.tasks.block import Block
+from bellis.tasks.values import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +27,6 @@ REPORT_EVERY_NS = 20_000_000
 """A finished block is reported at the latest when the next one begins this much later."""
 LONGEST_ERROR = 20_000
 """Characters of a traceback that are kept."""
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class LeaseRunner:
@@ -170,11 +167,11 @@ class PostCheckFailed(Exception):  # noqa: N818  # a user reads it in a report, 
 
 def _packed(value: Any, block: Block) -> bytes:
     try:
-        return _encode(value)
+        return pack(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
             f"{block}: results=True keeps what the function returns, but {type(value).__name__} can't be kept "
-            f"({error}): return numbers, strings, bytes, lists and dicts of them"
+            f"({error}): return numbers, strings, bytes, NumPy arrays, lists and dicts of them"
         ) from error
 
 

@@ -72,7 +72,7 @@ class Task:
     version: str | int = field(default="", kw_only=True)
     """Part of the journal's fingerprint: change it when finished blocks must be run again."""
     results: bool = field(default=False, kw_only=True)
-    """Keep what ``process_function`` returns (msgpack types, small) and give it to ``report.results``."""
+    """Keep what ``process_function`` returns (msgpack types and NumPy arrays, small), for ``report.results``."""
     setup: Callable[[], Any] | None = field(default=None, kw_only=True)
     """Called once in each worker before its first block of this task."""
     worker_function: bool | None = field(default=None, kw_only=True)
