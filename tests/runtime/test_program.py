@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import subprocess
 import sys
 import threading
@@ -76,8 +77,9 @@ def test_a_program_keeps_what_a_worker_needs() -> None:
     assert again.grid.write_roi(7) == BlockGrid.of(task).write_roi(7)
 
 
-def test_a_module_that_a_worker_can_not_import_travels_along() -> None:
-    task = line(module_level, 3)  # of this test module, which no worker finds
+@pytest.mark.parametrize("function", [module_level, functools.partial(operator.call, module_level)])
+def test_a_module_that_a_worker_can_not_import_travels_along(function: Callable[..., Any]) -> None:
+    task = line(function, 3)  # of this test module, which no worker finds
     payload = program(task).dumps()
     code = "import sys, cloudpickle; print(cloudpickle.loads(sys.stdin.buffer.read()).functions.process(1))"
     arguments = [sys.executable, "-c", code]

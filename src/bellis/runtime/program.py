@@ -109,11 +109,22 @@ def _unwrapped(function: Any) -> Any:
             return function
 
 
+def _bound(function: Any) -> Iterator[Any]:
+    """Yield a function, and those that a partial calls it with: in ``ops.map``, the user's."""
+    if isinstance(function, functools.partial):
+        yield from _bound(function.func)
+        for value in (*function.args, *function.keywords.values()):
+            if callable(value):
+                yield from _bound(value)
+    else:
+        yield _unwrapped(function)
+
+
 def _unreachable_modules(functions: Functions) -> list[ModuleType]:
     """Return the functions' modules that a worker could not import by name, so that they travel by value."""
     found = {}
-    for _, function in _functions(functions):
-        name = getattr(_unwrapped(function), "__module__", None)
+    for part in (part for _, function in _functions(functions) for part in _bound(function)):
+        name = getattr(part, "__module__", None)
         module = sys.modules.get(name) if name else None
         if module is not None and name != "__main__" and not _is_importable(module):
             found[name] = module
