@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import mmap
 import os
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from bellis.runtime.program import Program
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+_M_ARENA_MAX = -8
 
 
 class WorkerProcess:
@@ -126,6 +128,7 @@ def main(channel_fd: int, cells_fd: int, slot: int, log_dir: str) -> None:
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _share_one_heap()
         memory = memoryview(mmap.mmap(cells_fd, 0))
         os.close(cells_fd)
         output = Output(Path(log_dir), slot)
@@ -141,3 +144,14 @@ def main(channel_fd: int, cells_fd: int, slot: int, log_dir: str) -> None:
             sys.stdout.flush()
         finally:
             os._exit(code)
+
+
+def _share_one_heap() -> None:
+    """Let all threads of this process allocate from one heap.
+
+    By default glibc gives each thread of an I/O library a heap of its own, in which freed chunks stay: with
+    tensorstore, a worker that filters blocks of 128^3 voxels then takes 200 MB in place of 160 MB, and is no faster.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
