@@ -10,11 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bellis import ops as ops
     from bellis.api import SerialServer as SerialServer
     from bellis.api import Server as Server
     from bellis.api import run as run
     from bellis.api import run_blockwise as run_blockwise
     from bellis.arrays import Array as Array
+    from bellis.arrays import Multiscale as Multiscale
     from bellis.arrays import open_ds as open_ds
     from bellis.arrays import prepare_ds as prepare_ds
     from bellis.errors import ArrayError as ArrayError
@@ -51,7 +53,7 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "bellis.api": ("SerialServer", "Server", "run", "run_blockwise"),
-    "bellis.arrays": ("Array", "open_ds", "prepare_ds"),
+    "bellis.arrays": ("Array", "Multiscale", "open_ds", "prepare_ds"),
     "bellis.errors": (
         "ArrayError", "BellisError", "DeadlockError", "EngineError", "FunctionError", "GeometryError",
         "JournalCorruptError", "JournalError", "JournalLockedError", "JournalMismatchError", "RunError", "TaskError",
@@ -66,7 +68,7 @@ _ROOMS = {
 }  # fmt: skip
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted(_HOME)
+__all__ = sorted([*_HOME, "ops"])
 
 
 def __getattr__(name: str) -> Any:
@@ -75,6 +77,8 @@ def __getattr__(name: str) -> Any:
             f"bellis.{name} is for worker functions, which this version does not have yet: pass a process_function "
             "that takes a block"
         )
+    if name == "ops":
+        return import_module("bellis.ops")
     room = _HOME.get(name)
     if room is None:
         raise AttributeError(f"module 'bellis' has no attribute {name!r}")

@@ -1,5 +1,7 @@
 """The command line: thin, and quick to show its help; what runs is imported when it is needed."""
 
 from bellis.cli.commands import main
+from bellis.cli.info import info
+from bellis.cli.operate import OperationCommand
 
-__all__ = ["main"]
+__all__ = ["OperationCommand", "info", "main"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import bellis
-from bellis.cli.options import arguments_of, options_of, summary_of
+from bellis.cli.options import PREFIX, arguments_of, options_of, summary_of
 from bellis.cli.target import Refused, Target, load_target
 from bellis.errors import BellisError, JournalError
 
@@ -104,23 +104,52 @@ def main() -> None:
     """Run functions over image data block by block, on all cores, and go on where a run was cut off."""
 
 
+_journal_options = (
+    click.option("--journal", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+                 help="Where finished blocks are noted; in .bellis, by name, if not given."),
+    click.option("--no-journal", is_flag=True, help="Note nothing."),
+    click.option("--keep", is_flag=True, help="When code or options have changed: keep the blocks that are finished."),
+    click.option("--reset", is_flag=True, help="Start afresh: forget what is finished."),
+)  # fmt: skip
+
+
+def starts_a_run(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a command that starts a run."""
+    for option in reversed(_journal_options):
+        function = option(function)
+    return _run_options(function)
+
+
 @main.command(cls=TargetCommand, options_metavar="[OPTIONS]")
 @click.argument("target", metavar="FILE.py:NAME [PIPELINE OPTIONS]")
-@_run_options
-@click.option("--journal", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Where finished blocks are noted; .bellis/<name of the file> if not given.")  # fmt: skip
-@click.option("--no-journal", is_flag=True, help="Note nothing.")
-@click.option("--keep", is_flag=True, help="When code or options have changed: keep the blocks that are finished.")
-@click.option("--reset", is_flag=True, help="Start afresh: forget what is finished.")
+@starts_a_run
 @click.pass_context
-def run(
-    ctx: click.Context, /, *, target: str, journal: Path | None, no_journal: bool, keep: bool, reset: bool, quiet: bool,
-    engine: str | None, workers: int | None, **_: Any,
-) -> None:  # fmt: skip
+def run(ctx: click.Context, /, *, target: str, **settings: Any) -> None:
     """Run a pipeline; started again, it goes on with what is not done.
 
     NAME in FILE.py (or in MODULE:NAME) is a Pipeline, a Task, a list of them, or a function that returns one. The
     parameters of a function become options: see `bellis run FILE.py:NAME --help`.
+    """
+    own = {name: value for name, value in settings.items() if not name.startswith(PREFIX)}
+    start(ctx, target, ctx.meta["target"].title, **own)
+
+
+def start(
+    ctx: click.Context, target: str, title: str, *, journal: Path | None, no_journal: bool, keep: bool, reset: bool,
+    quiet: bool, engine: str | None, workers: int | None,
+) -> None:  # fmt: skip
+    """Run the target that the command line has loaded.
+
+    Parameters
+    ----------
+    ctx
+        Has the target, its options and its arguments as words in ``meta``.
+    target
+        How it is named, for `bellis retry`.
+    title
+        Name of the journal, if none is given.
+    journal, no_journal, keep, reset, quiet, engine, workers
+        Options of the command.
     """
     from bellis.cli.command import Command
 
@@ -129,7 +158,7 @@ def run(
     if no_journal and journal is not None:
         raise click.UsageError("--journal and --no-journal exclude each other")
     loaded: Target = ctx.meta["target"]
-    run_dir = None if no_journal else journal or Path(".bellis") / loaded.title
+    run_dir = None if no_journal else journal or Path(".bellis") / title
     command = Command(
         target=target, arguments=ctx.meta["arguments"], cwd=str(Path.cwd()), engine=engine or "local", workers=workers
     )

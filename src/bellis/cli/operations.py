@@ -1,0 +1,267 @@
+"""The ready-made operations, with parameters that can be written on a command line.
+
+``bellis map F IN OUT`` stands for ``bellis run bellis.cli.operations:map --function F --source IN --output OUT``, so
+that `bellis status`, `retry` and `debug` know its journal like any other.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Sequence  # noqa: TC003  (the command line reads the annotations)
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from bellis import ops
+from bellis.cli.target import load_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bellis.tasks import Pipeline, Task
+
+
+def map(  # noqa: A001  (named as the command)
+    function: str,
+    source: Sequence[str],
+    output: str,
+    *,
+    block: str | None = None,
+    context: str = "0",
+    edge: Literal["shrink", "reflect", "nearest", "constant"] = "shrink",
+    dtype: str | None = None,
+    set: Sequence[str] = (),  # noqa: A002
+    max_memory: str | None = None,
+    overwrite: bool = False,
+) -> Task:
+    """Call a function on every block of a volume, and write what it returns.
+
+    Parameters
+    ----------
+    function
+        MODULE:FUNCTION or FILE.py:FUNCTION; called with the voxels of each input, it returns as many.
+    source
+        Path or URL of an input.
+    output
+        Path or URL of the output; made if it is not there.
+    block
+        Voxels that one call writes, like 128,128,128; picked from the chunks if not given.
+    context
+        Voxels that it reads beyond them, on every side: 8, or 2,8,8.
+    edge
+        What is beyond the edge of the volume: nothing (shrink), or made-up voxels.
+    dtype
+        Data type of the output; that of the input if not given.
+    set
+        An argument of the function, as NAME=VALUE.
+    max_memory
+        Memory that one worker may use, like 2GB.
+    overwrite
+        Replace the output that is there.
+    """
+    return ops.map(
+        _bound(load_function(function), dict(_assignment(text) for text in set)),
+        list(source),
+        output,
+        block_shape=_extent("--block", block),
+        context=_extent("--context", context) or 0,
+        edge=edge,
+        dtype=dtype,
+        overwrite=overwrite,
+        limits=_limits(max_memory),
+        name=function.rpartition(":")[2],
+    )
+
+
+def copy(
+    source: str,
+    output: str,
+    *,
+    block: str | None = None,
+    chunks: str | None = None,
+    shards: str | None = None,
+    dtype: str | None = None,
+    max_memory: str | None = None,
+    overwrite: bool = False,
+) -> Task:
+    """Copy a volume into another format, or other chunks.
+
+    Parameters
+    ----------
+    source
+        Path or URL of the volume.
+    output
+        Path or URL of the copy; its ending says the format.
+    block
+        Voxels that one worker copies at a time, like 256,256,256; picked from the chunks if not given.
+    chunks
+        Voxels of a chunk, like 64,64,64.
+    shards
+        Voxels of a shard: chunks that are one file.
+    dtype
+        Data type of the copy, which must hold every value; that of the volume if not given.
+    max_memory
+        Memory that one worker may use, like 2GB.
+    overwrite
+        Replace the output that is there.
+    """
+    return ops.copy(
+        source,
+        output,
+        block_shape=_extent("--block", block),
+        chunk_shape=_shape("--chunks", chunks),
+        shard_shape=_shape("--shards", shards),
+        dtype=dtype,
+        overwrite=overwrite,
+        limits=_limits(max_memory),
+    )
+
+
+def downscale(
+    image: str,
+    *,
+    levels: int | None = None,
+    factors: Sequence[str] = (),
+    method: Literal["mean", "mode", "stride", "min", "max", "median"] = "mean",
+    block: str | None = None,
+    max_memory: str | None = None,
+    overwrite: bool = False,
+) -> Pipeline:
+    """Add coarser levels to an OME-Zarr image, each from the one above.
+
+    Parameters
+    ----------
+    image
+        Path of the image.
+    levels
+        How many levels to add, each of half the size; as many as are useful if not given.
+    factors
+        In place of levels: the factors of a level, like 1,2,2; once per level.
+    method
+        How voxels become one; mode is for labels.
+    block
+        Voxels that one worker writes at a time; picked from the chunks if not given.
+    max_memory
+        Memory that one worker may use, like 2GB.
+    overwrite
+        Replace levels that differ from what is asked.
+    """
+    if levels is not None and factors:
+        raise click.UsageError("--levels and --factors exclude each other")
+    steps: Any = [_extent("--factors", each) for each in factors] or levels
+    return ops.downscale(
+        image,
+        steps,
+        method=method,
+        block_shape=_extent("--block", block),
+        overwrite=overwrite,
+        limits=_limits(max_memory),
+    )
+
+
+def label(
+    mask: str,
+    output: str,
+    *,
+    connectivity: int = 1,
+    block: str | None = None,
+    dtype: Literal["uint64", "uint32"] = "uint64",
+    scratch: str | None = None,
+    max_memory: str | None = None,
+    overwrite: bool = False,
+) -> Pipeline:
+    """Label the connected components of a mask.
+
+    Parameters
+    ----------
+    mask
+        Path or URL of the mask; what is not 0 belongs to a component.
+    output
+        Path of the labels: 0, and 1, 2, 3, ... for the components.
+    connectivity
+        1: voxels are joined by faces, 2: by edges too, 3: by corners too.
+    block
+        Voxels that one worker labels at a time; picked from the chunks if not given.
+    dtype
+        Data type of the labels.
+    scratch
+        Folder for what is needed meanwhile; beside the output if not given.
+    max_memory
+        Memory that one worker may use, like 2GB.
+    overwrite
+        Replace the output that is there.
+    """
+    return ops.label(
+        mask,
+        output,
+        connectivity=connectivity,
+        block_shape=_extent("--block", block),
+        dtype=dtype,
+        scratch=scratch,
+        overwrite=overwrite,
+        limits=_limits(max_memory),
+    )
+
+
+def load_function(text: str) -> Callable[..., Any]:
+    """Return the function that ``MODULE:FUNCTION`` names."""
+    target = load_target(text)
+    if not callable(target.value):
+        raise click.UsageError(f"{text} is {target.value!r}, not a function")
+    return target.value  # type: ignore[no-any-return]
+
+
+def _bound(function: Callable[..., Any], arguments: dict[str, Any]) -> Callable[..., Any]:
+    """Return a function with some of its arguments given."""
+    if not arguments:
+        return function
+    with suppress(ValueError):  # some builtins have no signature; they are tried as they are
+        known = inspect.signature(function)
+        try:
+            known.bind_partial(**arguments)
+        except TypeError as error:
+            raise click.UsageError(f"--set: {error}; {function.__name__} takes {known}") from error
+    return partial(function, **arguments)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not (sign and name.isidentifier()):
+        raise click.UsageError(f"--set {text!r} is not NAME=VALUE, as in --set sigma=2")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def _shape(option: str, text: str | None) -> tuple[int, ...] | None:
+    if not text:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.UsageError(f"{option} {text!r} is not voxels per axis, like 128,128,128") from error
+
+
+def _extent(option: str, text: str | None) -> int | tuple[int, ...] | None:
+    """Parse one number for all axes, or one for each."""
+    shape = _shape(option, text)
+    return shape[0] if shape is not None and len(shape) == 1 else shape
+
+
+_BYTES = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9, "T": 10**12,
+          "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+
+
+def _limits(max_memory: str | None) -> ops.Limits:
+    if max_memory is None:
+        return ops.Limits()
+    number = max_memory.upper().rstrip("BIKMGT ")
+    unit = max_memory.upper().removeprefix(number).strip()
+    try:
+        return ops.Limits(max_memory=int(float(number) * _BYTES[unit]))
+    except (ValueError, KeyError) as error:
+        raise click.UsageError(f"--max-memory {max_memory!r} is not a number of bytes, like 500MB or 2GB") from error
