@@ -37,8 +37,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process which is measured ends too
     pythons = {"bellis": sys.executable, "none": sys.executable}
     if options.peers is not None:
-        pythons["daisy"] = str(options.peers.absolute())
-    results: dict[str, Any] = {"machine": describe(pythons.get("daisy")), "cases": {}}
+        pythons["daisy"] = pythons["peers"] = str(options.peers.absolute())
+    results: dict[str, Any] = {"machine": describe(pythons.get("peers")), "cases": {}}
     for case in CASES:
         if case.name in options.names or not options.names:
             results["cases"][case.name] = run_case(case, pythons, rounds=options.rounds, toy=options.toy, say=_say)
@@ -61,7 +61,7 @@ def _put(page: Path, shown: str) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="bellis and its peers, side by side")
     parser.add_argument("names", nargs="*", help="benchmarks to run; all of them if none is named")
-    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="interpreter with daisy 2; none: no peer")
+    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="interpreter that has the peers; none: no peer")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (default: 3)")
     parser.add_argument("--toy", action="store_true", help="tiny sizes: the figures mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -12,8 +12,8 @@ class Side:
 
     label: str
     """As in the table."""
-    library: Literal["bellis", "daisy", "none"]
-    """What the work is done with; daisy is run by the peers' Python."""
+    library: Literal["bellis", "daisy", "peers", "none"]
+    """What the work is done with; daisy and the other peers have a Python of their own."""
     work: str
     """``module.function`` in `benchmarks.work`."""
     full: dict[str, Any] = field(default_factory=dict)
@@ -88,6 +88,47 @@ def _pool(chunksize: int, calls: int) -> Side:
         label=f"Pool, chunksize {chunksize}", library="none", work="pool.imap", note=f"{calls:,} calls",
         full={"blocks": calls, "chunksize": chunksize}, toy={"blocks": 1000, "chunksize": chunksize},
     )  # fmt: skip
+
+
+def _operation(
+    name: str,
+    title: str,
+    size: int,
+    peers: tuple[Side, ...],
+    figures: tuple[Figure, ...],
+) -> Case:
+    """Return an operation on a cube of voxels, by bellis and by others on the same cube."""
+    size_of = {"size": size, "block": 128}
+    toy = {"size": 64, "block": 32}
+    work = name.partition("_")[0]
+    ours = Side(label="bellis", library="bellis", work=f"volumes.{work}_bellis")
+    return Case(
+        name=name, title=title, figures=figures,
+        sides=tuple(
+            replace(side, full={**size_of, **side.full}, toy={**toy, **side.toy}, prepare="volumes.prepare")
+            for side in (ours, *peers)
+        ),
+    )  # fmt: skip
+
+
+def _dask(processes: bool) -> Side:
+    kind = {"processes": processes}
+    return Side(
+        label=f"dask map_overlap, {'processes' if processes else 'threads'}",
+        library="peers", work="peers.map_dask", full=kind, toy=kind,
+    )  # fmt: skip
+
+
+_MAPPERS = (
+    Side(label="limit: kernel and I/O by tensorstore, over 2 cores", library="none", work="volumes.map_alone"),
+    Side(label="two bare processes with tensorstore", library="none", work="volumes.map_pair"),
+    _dask(processes=False),
+    _dask(processes=True),
+    Side(label="cubed, processes", library="peers", work="peers.map_cubed"),
+    Side(label="daisy 2 with zarr-python", library="daisy", work="peers.map_daisy"),
+)
+_WALL = Figure(label="wall time", key="seconds", unit="s")
+_PEAK = Figure(label="peak memory of a process", key="peak_mb", unit="MB")
 
 
 CASES = (
@@ -195,5 +236,40 @@ CASES = (
             ),
         )
         for percent in (1, 5)
+    ),
+    *(
+        _operation(
+            f"map_{size}", f"Gaussian of {size}^3 uint8 voxels, sigma 2, blocks of 128^3", size, _MAPPERS,
+            (_WALL, replace(_PEAK, must=3 * (144**3 + 128**3) / 1e6 + 150)),
+        )
+        for size in (512, 1024)
+    ),
+    _operation(
+        "label_512", "connected components of 512^3 voxels, 26 neighbours, blocks of 128^3", 512,
+        (
+            Side(label="cc3d, whole array", library="none", work="volumes.label_cc3d"),
+            Side(
+                label="dask-image", library="peers", work="peers.label_dask_image", rounds=1, timeout_s=120,
+            ),
+        ),
+        (replace(_WALL, must=4), _PEAK),
+    ),
+    _operation(
+        "downscale_512", "means of 2^3 voxels of 512^3", 512,
+        (
+            Side(label="dask coarsen, threads", library="peers", work="peers.downscale_dask"),
+            Side(label="ome-zarr local mean, threads", library="peers", work="peers.downscale_ome_zarr"),
+        ),
+        (_WALL, _PEAK),
+    ),
+    Case(
+        name="reads", title="unaligned regions of 128^3 voxels",
+        figures=(_WALL, Figure(label="of bare tensorstore", key="of_bare", unit="%", must=1.1)),
+        sides=(
+            Side(
+                label="bellis", library="bellis", work="volumes.reads_bellis", prepare="volumes.prepare",
+                full={"size": 512, "block": 128, "regions": 100}, toy={"size": 64, "block": 32, "regions": 4},
+            ),
+        ),
     ),
 )  # fmt: skip

@@ -12,9 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
-_PEERS = (
-    "import json, platform; from importlib.metadata import version; "
-    "print(json.dumps({'daisy': version('daisy'), 'python': platform.python_version()}))"
+PEERS = ("daisy", "zarr", "dask", "dask-image", "cubed", "ome-zarr")
+"""What bellis is compared with."""
+_VERSIONS = (
+    "import json, sys; from importlib.metadata import version; "
+    "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
 )
 
 
@@ -25,12 +27,11 @@ def describe(peers: str | None) -> dict[str, str]:
         "machine": f"{_processor()}, {_cores()} cores, {_memory_gb():.0f} GB",
         "system": platform.platform(),
         "python": platform.python_version(),
-        "bellis": version("bellis"),
-        "numpy": version("numpy"),
+        **{name: version(name) for name in ("bellis", "numpy", "scipy", "tensorstore")},
     }
     if peers is not None:
-        theirs = json.loads(subprocess.run([peers, "-c", _PEERS], check=True, capture_output=True).stdout)
-        found["daisy"] = f"{theirs['daisy']} (Python {theirs['python']})"
+        command = [peers, "-c", _VERSIONS, *PEERS]
+        found |= json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return found
 
 

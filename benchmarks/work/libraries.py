@@ -111,4 +111,5 @@ class Daisy(Library):
 
 def load(name: str) -> Library | None:
     """Import a library; None for work that needs none."""
-    return {"bellis": Bellis, "daisy": Daisy}[name]() if name != "none" else None
+    libraries: dict[str, type[Library]] = {"bellis": Bellis, "daisy": Daisy}
+    return libraries[name]() if name in libraries else None
