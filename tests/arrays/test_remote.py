@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,6 +148,23 @@ def test_a_server_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPat
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ArrayError, match=f"can't read {url}/a.zarr/zarr.json: no answer within 0.1 s"):
             open_ds(f"{url}/a.zarr")
+
+
+def test_a_server_that_keeps_a_chunk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bellis.arrays.tensorstore.SERVER_TIMEOUT_S", 0.2)
+    stored(tmp_path / "a.zarr")
+    ended = threading.Event()
+
+    def refuse(path: str) -> int | None:
+        return 500 if "/c/" in path and ended.wait(20) else None
+
+    with http_server(tmp_path, refuse) as url:
+        array = open_ds(f"{url}/a.zarr")
+        try:
+            with pytest.raises(ArrayError, match=r"can't read voxels .* the server did not answer within 0.2 s"):
+                array.to_ndarray()
+        finally:
+            ended.set()
 
 
 # Object stores ---------------------------------------------------------------------------------------------------

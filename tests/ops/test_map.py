@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.testing import assert_array_equal
 
 import bellis
@@ -357,6 +358,24 @@ def test_a_finished_task_is_not_run_again_unless_its_output_or_input_was_made_an
     make_raw("w")
     with pytest.raises(JournalMismatchError, match=r"raw\.zarr"):
         bellis.run(task(), "inline", progress=False, journal=journal)
+
+
+def test_an_hdf5_dataset_and_a_file_that_are_made_anew_are_not_taken_for_done(run: Run, tmp_path: Path) -> None:
+    def copied() -> Any:
+        return ops.copy(tmp_path / "raw.tif", tmp_path / "out.h5/raw", block_shape=4)
+
+    journal = tmp_path / "journal"
+    tifffile.imwrite(tmp_path / "raw.tif", np.ones((8, 8), "uint8"))
+    run(copied(), journal=journal)
+    assert run(copied(), journal=journal).tasks["copy"].counts.skipped == 4
+    (tmp_path / "out.h5").unlink()
+    with pytest.raises(JournalMismatchError, match=r"out\.h5"):
+        bellis.run(copied(), "inline", progress=False, journal=journal)
+    run(copied(), journal=journal, on_changed="reset")
+    assert open_ds(tmp_path / "out.h5/raw").to_ndarray().all()
+    tifffile.imwrite(tmp_path / "raw.tif", np.zeros((8, 8), "uint8"))
+    with pytest.raises(JournalMismatchError, match=r"raw\.tif"):
+        bellis.run(copied(), "inline", progress=False, journal=journal)
 
 
 SCRIPT = """

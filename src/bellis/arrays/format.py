@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from bellis.arrays.layout import Layout
     from bellis.arrays.location import Location
 
+BELLIS_ID = "bellis_id"
+"""Attribute that tells a dataset from another one that is made in its place later."""
+
 Missing: TypeAlias = Literal["fill", "error"]
 """What a chunk that is not there means: its fill value, or an error."""
 

@@ -7,12 +7,13 @@ are found through an index, which is in the same file. Zarr and N5 lose one chun
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bellis.arrays.conventions import layout_of
-from bellis.arrays.format import Stored
+from bellis.arrays.format import BELLIS_ID, Stored
 from bellis.arrays.hdf5_attributes import as_attribute, attributes_of, said_by_others, sizes_um
 from bellis.arrays.hdf5_files import turns
 from bellis.errors import ArrayError
@@ -158,7 +159,9 @@ class Hdf5Format:
                 **filters,
             )
             try:
-                for key, value in {**new.attrs, **sizes_um(layout), **layout.attributes()}.items():
+                # The file changes with each write: only this tells a dataset from one that was made in its place.
+                made = {BELLIS_ID: secrets.token_hex(8)}
+                for key, value in {**new.attrs, **sizes_um(layout), **layout.attributes(), **made}.items():
                     dataset.attrs[key] = as_attribute(value)
                 for axis, label in enumerate(layout.axis_names):
                     dataset.dims[axis].label = label

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from bellis.arrays.format import Missing
     from bellis.arrays.location import Location
 
-CACHE_BYTES = 64 * 1024**2
+CACHE_BYTES = 40 * 1024**2
 """Decoded chunks that one process keeps: about what neighbouring blocks read twice."""
 RETRIES = {"max_retries": 5, "initial_delay": "250ms", "max_delay": "4s"}
 """How often a request to a server is tried, about 5 to 10 s in all; tensorstore's own 32 times are minutes."""
+SERVER_TIMEOUT_S = 300.0
+"""How long one region may take to come from a server, or to go there."""
 FAILURES = (ValueError, IndexError, KeyError, OSError, RuntimeError, TypeError)
 """What tensorstore raises; NotImplementedError is a RuntimeError."""
 
@@ -115,7 +117,7 @@ class TensorStoreData:
         """Read into new memory."""
         handle = self._open()
         try:
-            voxels: npt.NDArray[Any] = handle[slices].read().result()
+            voxels: npt.NDArray[Any] = handle[slices].read().result(self._timeout_s)
         except FAILURES as error:
             raise ArrayError(self._failure("read", slices, error)) from error
         return voxels
@@ -126,7 +128,7 @@ class TensorStoreData:
             raise ArrayError(f"{self.path} was opened to read: open_ds(..., mode='r+')")
         handle = self._open()
         try:
-            handle[slices].write(voxels).result()
+            handle[slices].write(voxels).result(self._timeout_s)
         except FAILURES as error:
             raise ArrayError(self._failure("write", slices, error)) from error
 
@@ -154,7 +156,7 @@ class TensorStoreData:
                     read=True,
                     write=self.is_writeable or None,
                     context=context,
-                ).result()
+                ).result(self._timeout_s)
             except FAILURES as error:
                 raise ArrayError(f"tensorstore can't open {self.path}: {cause(error)}") from error
             handle = self._arranged(handle)
@@ -165,6 +167,13 @@ class TensorStoreData:
                 )
             self._handle = handle
         return self._handle
+
+    @property
+    def _timeout_s(self) -> float | None:
+        """Disks answer or fail; of servers, some do neither."""
+        kvstore = self._spec.get("kvstore")
+        driver = kvstore.get("driver") if isinstance(kvstore, dict) else "file"
+        return None if driver in {"file", "memory"} else SERVER_TIMEOUT_S
 
     def _arranged(self, handle: Any) -> Any:
         """Return a view whose axes are those that are presented, with indices from 0."""
@@ -260,6 +269,8 @@ def library() -> tuple[Any, Any]:
 
 def cause(error: Exception) -> str:
     """Return what tensorstore says, without its specs and its own source lines."""
+    if isinstance(error, TimeoutError):
+        return f"the server did not answer within {SERVER_TIMEOUT_S:g} s"
     return _DETAILS.sub("", str(error)).strip()
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from bellis.arrays import Array, open_ds, prepare_ds
+from bellis.arrays.format import BELLIS_ID
 from bellis.arrays.location import Location
 from bellis.arrays.multiscale import Multiscale
 from bellis.arrays.ome import ome_refusal
@@ -282,9 +283,9 @@ def _identity(array: Array) -> str:
     """Return what changes when a dataset is made anew, but not when it is written: where and when it was made."""
     if array.path is None:
         return f"{array.dtype}{list(array.shape)} in memory"
-    for name in _METADATA:
-        try:
-            return f"{array.path}@{(Path(array.path) / name).stat().st_mtime_ns}"
-        except OSError:
-            continue
-    return array.path
+    path = Path(array.path)
+    files = [path / name for name in _METADATA]
+    made = next((file.stat().st_mtime_ns for file in files if file.is_file()), array.attrs.get(BELLIS_ID))
+    if made is None and not array.is_writeable:  # a file that is only read changes when it is another one
+        made = next((file.stat().st_mtime_ns for file in (path, *path.parents) if file.is_file()), None)
+    return array.path if made is None else f"{array.path}@{made}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bellis.arrays.format import BELLIS_ID
 from bellis.errors import TaskError
 from bellis.geometry.coordinate import broadcast
 from bellis.ops.blocks import Limits, Source, as_input, as_output, block_task, planned
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _PLACE = (
     *("voxel_size", "resolution", "offset", "axis_names", "units", "types"),
-    *("ome", "multiscales", "transform", "pixelResolution", "downsamplingFactors"),
+    *(BELLIS_ID, "ome", "multiscales", "transform", "pixelResolution", "downsamplingFactors"),
 )
 """Attributes that a copy gets anew."""
 
