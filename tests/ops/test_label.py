@@ -40,7 +40,7 @@ def test_workers_label_an_array_on_disk_and_leave_nothing_but_a_note(tmp_path: P
     expected, count = ndimage.label(mask)
     assert report.value("label") == count
     assert_same_objects(open_ds(tmp_path / "out.zarr" / "labels").to_ndarray(), expected)
-    assert [path.suffix for path in (tmp_path / "out.zarr.scratch").iterdir()] == [".done"]
+    assert [path.suffix for path in (tmp_path / ".bellis" / "scratch").iterdir()] == [".done"]
 
 
 def test_an_output_is_made_at_a_path(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_several_workers_measure_a_volume_of_many_blocks(tmp_path: Path) -> None
     boxes = ndimage.find_objects(labels)
     assert table["begin_y"].to_pylist() == [8 + 4 * box[1].start for box in boxes]
     assert table["end_x"].to_pylist() == [4 * box[2].stop for box in boxes]
-    assert sorted(entry.name for entry in path.parent.iterdir()) == ["cells.parquet", "cells.parquet.scratch"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [".bellis", "cells.parquet"]
 
 
 def test_the_files_metadata_say_units_and_voxel_size(tmp_path: Path) -> None:

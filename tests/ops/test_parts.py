@@ -96,7 +96,7 @@ def test_a_new_beginning_forgets_the_end_and_all_values(scratch: Scratch, tmp_pa
     scratch.begin()
     assert scratch.outcome() is None
     assert list(scratch.folder.iterdir()) == []
-    assert [path.name for path in (tmp_path / "out.zarr.scratch").iterdir()] == [scratch.folder.name]
+    assert [path.name for path in (tmp_path / ".bellis" / "scratch").iterdir()] == [scratch.folder.name]
 
 
 def test_the_end_of_another_version_is_none(scratch: Scratch, tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_folders_are_beside_the_container_of_what_is_written(tmp_path: Path, mon
     def parent(**options: object) -> Path:
         return Scratch.of("op", version="1", **options).folder.parent  # type: ignore[arg-type]
 
-    assert parent(beside="out.zarr/a/b") == tmp_path / "out.zarr.scratch"
-    assert parent(beside=tmp_path / "table.parquet") == tmp_path / "table.parquet.scratch"
+    assert parent(beside="out.zarr/a/b") == tmp_path / ".bellis" / "scratch"
+    assert parent(beside=tmp_path / "table.parquet") == tmp_path / ".bellis" / "scratch"
     assert parent(beside="s3://bucket/out.zarr/a") == tmp_path / ".bellis" / "scratch"
     assert parent(subject="something") == tmp_path / ".bellis" / "scratch"
     assert parent(beside="out.zarr/a", folder="there") == tmp_path / "there"

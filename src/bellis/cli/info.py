@@ -101,7 +101,7 @@ def _lines(found: Facts) -> Iterator[str]:
         for each in found["arrays"]:
             yield f"  {each['name']:{width}}  {_size(each)}"
         return
-    unit = _together(found["units"])
+    unit, together = _together(found["units"]), found["written_together"]
     rows = {
         "path": found["path"],
         "format": found["format"],
@@ -110,7 +110,7 @@ def _lines(found: Facts) -> Iterator[str]:
         "voxel size": f"{_by(found['voxel_size'])} {unit}",
         "region": f"({_list(found['begin'])}) to ({_list(found['end'])}) {unit}",
         "chunks": _by(found["chunks"]) if found["chunks"] else None,
-        "shards": _by(found["written_together"]) if found["written_together"] != found["chunks"] else None,
+        "shards": _by(together) if together and together != found["chunks"] else None,
         "compression": found["compression"],
         "fill value": found["fill_value"],
     }
@@ -119,7 +119,7 @@ def _lines(found: Facts) -> Iterator[str]:
             yield f"{title:12} {value}"
     for number, level in enumerate(found.get("levels", ())):
         yield f"{'levels' if number == 0 else '':12} {level['path'].rpartition('/')[2]}: {_size(level)}"
-    own = ("voxel_size", "offset", "axis_names", "units", "types")
+    own = ("voxel_size", "offset", "axis_names", "units", "types", "bellis_id")
     shown = {key: value for key, value in found["attributes"].items() if key not in own}
     for number, (key, value) in enumerate(shown.items()):
         text = json.dumps(value, default=str)

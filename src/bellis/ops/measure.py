@@ -82,8 +82,8 @@ def measure(
     name
         Of the operation; its tasks are ``name/...``, the last one is ``name``.
     scratch
-        Folder for the tables of blocks, which all workers reach; if not given, one beside the file. It is removed at
-        the end, but for a note that the operation is over.
+        Folder for the tables of blocks, which all workers reach; if not given, ``.bellis/scratch`` beside
+        the file. It is removed at the end, but for a note that the operation is over.
     limits
         Workers, memory, retries. One worker needs about 1 kB per label in addition, to join the tables.
 

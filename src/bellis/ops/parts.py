@@ -62,7 +62,7 @@ class Scratch:
         subject
             In place of what is written: what tells this operation from others of the same name.
         folder
-            What the user chose. Else it is beside the container of what is written, or in ``.bellis/scratch`` of the
+            What the user chose. Else it is in ``.bellis/scratch`` beside the container of what is written, or in the
             working directory if that is no local path.
         """
         place = None if beside is None else Location.of(beside)
@@ -71,7 +71,7 @@ class Scratch:
         elif place is None or place.is_remote:
             root = Path(".bellis", "scratch")
         else:
-            root = Path(f"{place.root}.scratch")
+            root = Path(place.root).parent / ".bellis" / "scratch"
         # Two operations of one name, with different outputs, must not share a folder.
         token = sha256(str(place or subject).encode()).hexdigest()[:8]
         return cls(folder=(root / f"{quote(name, safe='')}-{token}").absolute(), version=version)

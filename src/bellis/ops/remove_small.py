@@ -58,10 +58,11 @@ def remove_small(
     name
         Of the operation; its tasks are ``name/...``, the last one is ``name``.
     scratch
-        Folder for the sizes, which all workers reach; if not given, one beside the output, or ``.bellis/scratch`` if
-        that is no local path. It is removed at the end, but for a note that the operation is over.
+        Folder for the sizes, which all workers reach; if not given, ``.bellis/scratch`` beside the output, or
+        in the working directory if that is no local path. It is removed at the end, but for a note that the
+        operation is over.
     overwrite
-        Whether an output that is there, and not as asked, is replaced.
+        Replace the output that is there.
     limits
         Workers, memory, retries. One worker needs about 50 bytes per label in addition, to add up their sizes.
 
