@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from bellis.arrays.format import Missing
     from bellis.arrays.location import Location
 
-CACHE_BYTES = 40 * 1024**2
-"""Decoded chunks that one process keeps: about what neighbouring blocks read twice."""
+CACHE_BYTES = 32 * 1024**2
+"""Decoded chunks that one process keeps: a good part of what neighbouring blocks read twice.
+
+A filter with context over 128^3 chunks of uint8 needs 26 % less processor time with 64 MiB than with none, and 17 %
+less with these, which leave a worker below 160 MiB.
+"""
 RETRIES = {"max_retries": 5, "initial_delay": "250ms", "max_delay": "4s"}
 """How often a request to a server is tried, about 5 to 10 s in all; tensorstore's own 32 times are minutes."""
 SERVER_TIMEOUT_S = 300.0

@@ -63,7 +63,7 @@ def relabel(
     name
         Id of the task.
     overwrite
-        Whether an output that is there, and not as asked, is replaced.
+        Replace the output that is there.
     limits
         Workers, memory, retries.
 
