@@ -357,6 +357,28 @@ def test_changed_code_is_refused_until_somebody_decides(run: Any, notes: Notes, 
     assert len(notes.lines()) == 10
 
 
+def test_what_waits_for_a_task_that_starts_afresh_starts_afresh_too(run: Any, notes: Notes, tmp_path: Path) -> None:
+    def chain(function: Any) -> Any:
+        first = line(function, 3, task_id="first")
+        return first + line(noting(notes), 3, task_id="second") | line(noting(notes), 3, task_id="other")
+
+    run(chain(lambda block: None), journal=tmp_path / "journal")
+    recorder = Recorder()
+    changed = chain(lambda block: notes.add("first"))
+    report = run(changed, journal=tmp_path / "journal", on_changed="reset", observers=[recorder])
+    assert [report.tasks[name].counts.skipped for name in ("first", "second", "other")] == [0, 0, 3]
+    assert any("'second' starts afresh: 'first', which it waits for, does" in m.text for m in recorder.of(Message))
+
+
+def test_another_identity_is_refused_like_another_version(run: Any, notes: Notes, tmp_path: Path) -> None:
+    task = replace(line(noting(notes), 3), identity="into a.zarr")
+    run(task, journal=tmp_path / "journal")
+    with pytest.raises(JournalMismatchError, match=r"what it reads and writes was 'into a.zarr' and is 'into b.zarr'"):
+        run(replace(task, identity="into b.zarr"), journal=tmp_path / "journal")
+    with pytest.raises(JournalMismatchError, match="its code changed"):
+        run(replace(task, process_function=print), journal=tmp_path / "journal")
+
+
 @pytest.mark.parametrize("journaled", [False, True])
 @pytest.mark.parametrize("engine", [InlineEngine, pytest.param(LocalEngine, marks=real)])
 def test_a_retry_works_with_an_engine_that_was_given(

@@ -441,7 +441,10 @@ def test_status_of_what_is_no_run_directory_is_refused(folder: Path) -> None:
 
 def test_reset_forgets_a_task_or_all(folder: Path) -> None:
     run_inline()
-    assert bellis("reset", ".bellis/work", "first").stdout == ".bellis/work: first will start afresh\n"
+    assert bellis("reset", ".bellis/work", "second").stdout == ".bellis/work: second will start afresh\n"
+    run_inline("-q")
+    assert written(folder) == [0, 1, 2, 3]
+    assert bellis("reset", ".bellis/work", "first").stdout == ".bellis/work: first, second will start afresh\n"
     run_inline("-q")
     assert written(folder) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert "it has 'first', 'second'" in bellis("reset", ".bellis/work", "third", code=2).stderr

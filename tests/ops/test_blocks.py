@@ -147,17 +147,17 @@ def copied(block: Any, *, source: Array, target: Array) -> None:
     target[block.write_roi] = source.to_ndarray(block.write_roi)
 
 
-def test_the_version_tells_datasets_apart(tmp_path: Path) -> None:
-    def version() -> str:
+def test_the_identity_tells_datasets_apart(tmp_path: Path) -> None:
+    def identity() -> str:
         path = tmp_path / "a.zarr"
-        return str(block_task("task", nothing, writes=[as_output(path, Array(np.zeros(4)), "uint8")]).version)
+        return str(block_task("task", nothing, writes=[as_output(path, Array(np.zeros(4)), "uint8")]).identity)
 
-    first = version()
+    first = identity()
     array = open_ds(tmp_path / "a.zarr", mode="r+")
     array[array.roi] = 1
-    assert version() == first
+    assert identity() == first
     as_output(tmp_path / "a.zarr", Array(np.zeros(4)), "uint8", overwrite=True)
-    assert version() != first
+    assert identity() != first
     assert "a.zarr" in first
 
 

@@ -133,8 +133,8 @@ def test_an_output_is_made_of_the_labels_dtype_and_channels_stay(tmp_path: Path)
     np.testing.assert_array_equal(found.to_ndarray(), np.where(labels == 3, -3, labels))
 
 
-def test_another_table_is_another_version() -> None:
+def test_another_table_is_another_identity() -> None:
     labels, output = Array(np.zeros(3, np.uint8)), Array(np.zeros(3, np.uint8))
-    versions = {relabel(labels, output, lut).version for lut in ({1: 2}, {1: 3}, {2: 2})}
-    assert len(versions) == 3
-    assert relabel(labels, output, {1: 2}).version == relabel(labels, output, {1: 2}).version
+    identities = {relabel(labels, output, lut).identity for lut in ({1: 2}, {1: 3}, {2: 2})}
+    assert len(identities) == 3
+    assert relabel(labels, output, {1: 2}).identity == relabel(labels, output, {1: 2}).identity

@@ -194,6 +194,17 @@ def test_partials_and_methods_are_hashed_by_what_they_call_and_bind() -> None:
     assert of(Scaler(2).scale) == of(Scaler(2).scale)
 
 
+def test_every_bound_value_counts_however_many_there_are() -> None:
+    def of(**bound: Any) -> str:
+        inner = functools.partial(made(PLAIN), **bound)
+        return code_hash(line(functools.partial(lambda block, fn, **_: fn(block), fn=inner, edge="shrink", n=1), 3))
+
+    names = [f"name{k}" for k in range(20)]
+    hashes = [of(**{name: int(name == changed) for name in names}) for changed in names]
+    assert len(set(hashes)) == len(names)
+    assert of(a=(1, (2,))) != of(a=(1, 2))
+
+
 def test_checks_and_setup_are_part_of_the_code() -> None:
     task = line(made(PLAIN), 3)
     check = made(PLAIN)

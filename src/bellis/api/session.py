@@ -156,7 +156,11 @@ class Session:
         return report
 
     def _bind(self, journal: Journal) -> list[str]:
-        bound = [(Fingerprint.of(part.task, part.grid, code_hash(part.task)), part.grid) for part in self._plan.tasks]
+        upstream = self._plan.pipeline.upstream
+        bound = [
+            (Fingerprint.of(part.task, part.grid, code_hash(part.task), upstream(part.task)), part.grid)
+            for part in self._plan.tasks
+        ]
         notes = journal.open_tasks(bound, self._options.on_changed)
         journal.set_meta(host=socket.gethostname(), run_id=self._run_id, **environment())
         journal.commit()

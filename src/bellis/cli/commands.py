@@ -255,10 +255,9 @@ def status(run_dir: Path) -> None:
 @_run_dir
 @click.argument("tasks", nargs=-1)
 def reset(run_dir: Path, tasks: tuple[str, ...]) -> None:
-    """Forget what is done in a run directory, of all tasks or of some.
+    """Forget what is done in a run directory, of all tasks or of some and those that wait for them.
 
-    What the tasks have written is left alone, and so are tasks that read it: name them too. `bellis retry` then runs
-    everything again.
+    What the tasks have written is left alone. `bellis retry` then runs them again.
     """
     from bellis.runtime import inspect
 

@@ -224,7 +224,7 @@ def block_task(
     memory_bytes
         What a worker needs for one block; estimated from what it reads and writes if not given.
     version
-        Parameters that finished blocks depend on; that of the datasets is added.
+        Parameters that finished blocks depend on, beside the code; the identity of the datasets is added.
     total
         In place of all of the first output: the region to write.
     results
@@ -269,12 +269,12 @@ def block_task(
         fit="shrink",
         timeout=limits.timeout_s,
         resources=limits.resources,
-        version=_version(version, reads, writes),
+        identity=_described(version, reads, writes),
         results=results,
     )
 
 
-def _version(version: str, reads: Sequence[Array], writes: Sequence[Array]) -> str:
+def _described(version: str, reads: Sequence[Array], writes: Sequence[Array]) -> str:
     parts = [version, *(f"in {_identity(array)}" for array in reads), *(f"out {_identity(array)}" for array in writes)]
     return "; ".join(part for part in parts if part)
 

@@ -77,10 +77,10 @@ class Steps:
             The functions that its steps call.
         """
         beside = output.path if isinstance(output, Array) else output
-        version = f"{blocks.version}; blocks {blocks.write_roi.shape} of {blocks.total_write_roi}"
+        version = f"{blocks.identity}; blocks {blocks.write_roi.shape} of {blocks.total_write_roi}"
         digest = sha256(version.encode()).hexdigest()[:16]
         scratch = Scratch.of(name, version=digest, beside=beside, subject=str(source.path), folder=folder)
-        return cls(name=name, blocks=replace(blocks, version=version), scratch=scratch, code=tuple(code))
+        return cls(name=name, blocks=replace(blocks, identity=version), scratch=scratch, code=tuple(code))
 
     @property
     def grid(self) -> BlockGrid:

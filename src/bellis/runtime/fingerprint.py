@@ -11,7 +11,7 @@ from bellis.geometry import Roi
 from bellis.planning.grid import BlockGrid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,10 +31,13 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     fit: str
     results: bool
     code: str
+    identity: str = ""
+    upstream: tuple[str, ...] = ()
+    """Tasks that it waits for; not compared, but what starts afresh takes along what waits for it."""
 
     @classmethod
-    def of(cls, task: Task, grid: BlockGrid, code: str) -> Fingerprint:
-        """Take the fingerprint of a task."""
+    def of(cls, task: Task, grid: BlockGrid, code: str, upstream: Sequence[Task] = ()) -> Fingerprint:
+        """Take the fingerprint of a task that waits for ``upstream``."""
         return cls(
             task_id=task.task_id,
             version=str(task.version),
@@ -46,6 +49,8 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
             fit=grid.fit,
             results=task.results,
             code=code,
+            identity=task.identity,
+            upstream=tuple(other.task_id for other in upstream),
         )
 
     def grid(self) -> BlockGrid:
@@ -65,6 +70,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
         """Say what differs so that finished blocks mean something else now; ``code`` and the total region aside."""
         named: dict[str, Any] = {
             "version": "version",
+            "identity": "what it reads and writes",
             "write_shape": "the shape of write_roi",
             "context_begin": "the context before write_roi",
             "context_end": "the context after write_roi",

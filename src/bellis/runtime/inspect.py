@@ -192,7 +192,8 @@ def reset(run_dir: Path, task_ids: Sequence[str] = ()) -> tuple[str, ...]:
     run_dir
         The run directory.
     task_ids
-        Tasks to forget; without any, everything goes, a damaged journal too, and the logs with it.
+        Tasks to forget, with those that wait for them; without any, everything goes, a damaged journal too, and the
+        logs with it.
 
     Returns
     -------
@@ -218,20 +219,25 @@ def reset(run_dir: Path, task_ids: Sequence[str] = ()) -> tuple[str, ...]:
 
 def _reset_tasks(run_dir: Path, task_ids: Sequence[str]) -> tuple[str, ...]:
     with closing(sqlite3.connect(run_dir / DATABASE, timeout=10)) as db:
-        rows = db.execute("SELECT task_id, bitmap FROM task ORDER BY number, rowid").fetchall()
-        known = [task_id for task_id, _ in rows]
+        rows = db.execute("SELECT task_id, bitmap, fingerprint FROM task ORDER BY number, rowid").fetchall()
+        known = [task_id for task_id, _, _ in rows]
         if unknown := [task_id for task_id in task_ids if task_id not in known]:
             raise JournalError(
                 f"{run_dir} has no task {', '.join(map(repr, unknown))}; it has {', '.join(map(repr, known))}"
             )
-        bitmaps = [bitmap for task_id, bitmap in rows if task_id in task_ids]
+        forgotten: list[str] = []
+        for task_id, _, text in rows:  # upstream first
+            upstream = msgspec.json.decode(text, type=Fingerprint).upstream
+            if task_id in task_ids or any(other in forgotten for other in upstream):
+                forgotten.append(task_id)
+        bitmaps = [bitmap for task_id, bitmap, _ in rows if task_id in forgotten]
         for table in ("task", "recent", "failure", "result", "timing"):
-            for task_id in task_ids:
+            for task_id in forgotten:
                 db.execute(f"DELETE FROM {table} WHERE task_id = ?", (task_id,))  # noqa: S608  # fixed names
         db.commit()
     for bitmap in bitmaps:
         (run_dir / "tasks" / bitmap).unlink(missing_ok=True)
-    return tuple(task_ids)
+    return tuple(forgotten)
 
 
 def _reset_all(run_dir: Path) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ class Journal:
             For each task of the run, in order, its fingerprint and its grid.
         on_changed
             What to do with finished blocks of a task whose code changed: ``refuse`` the run, ``keep`` them, or
-            ``reset`` the task, which also helps when its blocks changed.
+            ``reset`` the task, which also helps when its blocks changed, and those that wait for it.
 
         Returns
         -------
@@ -136,16 +136,28 @@ class Journal:
         JournalCorruptError
             If its files are damaged.
         """
-        notes, problems = [], []
+        notes: list[str] = []
+        problems: list[str] = []
+        afresh: set[str] = set()
         with guarded(self.path):
             known = self._known()
             left = _Left(self._read_recent(), self._read_cells(known))
             for fingerprint, grid in tasks:
                 old = known.get(fingerprint.task_id)
                 try:
-                    notes.append(self._open_task(old, fingerprint, grid, left, on_changed))
+                    if old is None:
+                        self._new_bitmap(fingerprint.task_id, grid)
+                        continue
+                    why, note = self._open_task(old, fingerprint, grid, left, on_changed, afresh)
                 except JournalMismatchError as error:
                     problems.append(f"task {fingerprint.task_id!r}: {error}")
+                    continue
+                if why:
+                    self._reset(fingerprint.task_id, grid)
+                    afresh.add(fingerprint.task_id)
+                    note = f"task {fingerprint.task_id!r} starts afresh: {why}"
+                if note:
+                    notes.append(note)
             self._take_over_others(known, left, {fingerprint.task_id for fingerprint, _ in tasks})
             if problems:
                 self._db.rollback()
@@ -169,7 +181,7 @@ class Journal:
             self._db.commit()
             self._checkpoint()
             self._remove_strays()
-        return [note for note in notes if note]
+        return notes
 
     def _take_over_others(self, known: Mapping[str, _Known], left: _Left, own: Container[str]) -> None:
         """Keep what a killed run left of tasks that are not part of this one."""
@@ -197,35 +209,31 @@ class Journal:
             raise JournalCorruptError(f"{self.path / DATABASE} is damaged: {error}") from error
 
     def _open_task(
-        self, known: _Known | None, now: Fingerprint, grid: BlockGrid, left: _Left, on_changed: OnChanged
-    ) -> str | None:
-        """Open the bitmap of a task; return what a user should know."""
-        if known is None:
-            self._new_bitmap(now.task_id, grid)
-            return None
+        self, known: _Known, now: Fingerprint, grid: BlockGrid, left: _Left, on_changed: OnChanged, afresh: set[str]
+    ) -> tuple[str | None, str | None]:
+        """Open the bitmap of a task; return why it has to start afresh, or else what a user should know of it."""
         bitmap, old = self._open_bitmap(known, left), known.fingerprint
-        differences = old.differences(now)
-        code_changed = old.code != now.code
-        is_blank = not bitmap.count() and not self._pending.get(now.task_id)
-        if differences and (is_blank or on_changed == "reset"):
-            self._reset(now.task_id, grid)
-            return None if is_blank else f"task {now.task_id!r} starts afresh: {'; '.join(differences)}"
-        if differences:
-            raise JournalMismatchError("; ".join(differences))
-        if code_changed and not is_blank:
-            if on_changed == "reset":
+        differences, code_changed = old.differences(now), old.code != now.code
+        if not bitmap.count() and not self._pending.get(now.task_id):
+            if differences:
                 self._reset(now.task_id, grid)
-                return f"task {now.task_id!r} starts afresh: its code changed"
+                return None, None
+        elif renewed := [task_id for task_id in now.upstream if task_id in afresh]:
+            return f"{renewed[0]!r}, which it waits for, does", None
+        elif differences or code_changed:
+            said = [*differences, *(["its code changed"] if code_changed else [])]
+            if on_changed == "reset":
+                return "; ".join(said), None
+            if differences:
+                raise JournalMismatchError("; ".join(differences))
             if on_changed == "refuse" and not now.version:
                 raise JournalMismatchError(
                     "its code changed since its finished blocks were run; on_changed='keep' (--keep) keeps them"
                 )
-        if old.grid().total_roi != grid.total_roi:
-            return self._move(old, bitmap, grid)
-        if code_changed and not is_blank:
             why = f", as its version is still {now.version!r}" if now.version else ""
-            return f"task {now.task_id!r}: its code changed; its finished blocks are kept{why}"
-        return None
+            note = f"task {now.task_id!r}: its code changed; its finished blocks are kept{why}"
+            return None, self._moved(old, bitmap, grid) or note
+        return None, self._moved(old, bitmap, grid)
 
     def _new_bitmap(self, task_id: str, grid: BlockGrid) -> Bitmap:
         """Make a bitmap under a name of its own: it takes effect when the task's row, which has the name, does."""
@@ -258,8 +266,10 @@ class Journal:
             self._db.execute(f"DELETE FROM {table} WHERE task_id = ?", (task_id,))  # noqa: S608  # fixed names
         self._new_bitmap(task_id, grid)
 
-    def _move(self, old: Fingerprint, bitmap: Bitmap, grid: BlockGrid) -> str:
-        """Carry the finished blocks of a task over to a grid whose total region differs."""
+    def _moved(self, old: Fingerprint, bitmap: Bitmap, grid: BlockGrid) -> str | None:
+        """Carry the finished blocks of a task over to a grid whose total region differs, and say so."""
+        if old.grid().total_roi == grid.total_roi:
+            return None
         bitmap.apply(np.concatenate([_NONE, *self._pending.pop(old.task_id, [])]))
         target = self._new_bitmap(old.task_id, grid)
         kept = 0

@@ -189,18 +189,17 @@ def code_hash(task: Task) -> str:
     digest = hashlib.sha256()
     for role, function in _functions(Functions.of(task)):
         digest.update(role.encode())
-        _feed(digest, function, set())
+        _feed(digest, function, {})
     return digest.hexdigest()[:16]
 
 
-def _feed(digest: Any, value: Any, seen: set[int]) -> None:
-    if id(value) in seen:
-        return
-    seen.add(id(value))
+def _feed(digest: Any, value: Any, seen: dict[int, Any]) -> None:
     parts = _parts(value)
     if parts is None:
-        digest.update(_leaf(value))
-    else:
+        digest.update(_leaf(value) + b",")
+    elif id(value) not in seen:
+        seen[id(value)] = value  # held, so that nothing that is made later gets its id
+        digest.update(f"{len(parts)}(".encode())
         for part in parts:
             _feed(digest, part, seen)
 

@@ -71,6 +71,9 @@ class Task:
     anywhere in this region"."""
     version: str | int = field(default="", kw_only=True)
     """Part of the journal's fingerprint: change it when finished blocks must be run again."""
+    identity: str = field(default="", kw_only=True)
+    """What it reads and writes, in words. Part of the journal's fingerprint like the version, but beside the code:
+    `bellis.ops` tells here which datasets a task is about."""
     results: bool = field(default=False, kw_only=True)
     """Keep what ``process_function`` returns (msgpack types and NumPy arrays, small), for ``report.results``."""
     setup: Callable[[], Any] | None = field(default=None, kw_only=True)
