@@ -84,6 +84,8 @@ def tree(error: type[BaseException]) -> list[type[BaseException]]:
         (errors.FunctionError, TypeError),
         (errors.FunctionError, errors.TaskError),
         (errors.ArrayError, ValueError),
+        (errors.ArrayExistsError, errors.ArrayError),
+        (errors.ArrayExistsError, FileExistsError),
         (errors.RunError, RuntimeError),
         (errors.DeadlockError, errors.RunError),
         (errors.JournalError, errors.RunError),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bellis.arrays import open_ds as open_ds
     from bellis.arrays import prepare_ds as prepare_ds
     from bellis.errors import ArrayError as ArrayError
+    from bellis.errors import ArrayExistsError as ArrayExistsError
     from bellis.errors import BellisError as BellisError
     from bellis.errors import DeadlockError as DeadlockError
     from bellis.errors import EngineError as EngineError
@@ -55,8 +56,9 @@ _ROOMS = {
     "bellis.api": ("SerialServer", "Server", "run", "run_blockwise"),
     "bellis.arrays": ("Array", "Multiscale", "open_ds", "prepare_ds"),
     "bellis.errors": (
-        "ArrayError", "BellisError", "DeadlockError", "EngineError", "FunctionError", "GeometryError",
-        "JournalCorruptError", "JournalError", "JournalLockedError", "JournalMismatchError", "RunError", "TaskError",
+        "ArrayError", "ArrayExistsError", "BellisError", "DeadlockError", "EngineError", "FunctionError",
+        "GeometryError", "JournalCorruptError", "JournalError", "JournalLockedError", "JournalMismatchError",
+        "RunError", "TaskError",
     ),
     "bellis.geometry": ("Coordinate", "Roi", "expand_roi_to_grid", "expand_write_roi_to_grid"),
     "bellis.planning": ("BlockGrid", "BlockwiseDependencyGraph", "DependencyGraph", "Plan", "plan"),

@@ -21,6 +21,10 @@ class ArrayError(BellisError, ValueError):
     """An array that does not fit what is asked of it: rank, dtype, region, voxel size or format."""
 
 
+class ArrayExistsError(ArrayError, FileExistsError):
+    """A dataset that is there, and is not as asked."""
+
+
 class RunError(BellisError, RuntimeError):
     """A run that can't go on."""
 

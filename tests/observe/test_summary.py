@@ -43,6 +43,22 @@ Summary
     )
 
 
+def test_many_tasks_have_a_line_each(run_of: Any) -> None:
+    run = run_of("copy", "label/blocks", "label", "s1")
+    done, resumed = run.counts(total=1000, completed=1000), run.counts(completed=100, skipped=100)
+    assert (
+        summary(run.report(done, done, done, resumed)).partition("\n\n3 100 blocks")[0]
+        == """
+Summary
+
+                num blocks  skipped  completed ✔  failed ✗  orphaned ∅   time    each   memory
+  copy               1 000        0        1 000         0           0  1.2 s  2.5 ms  128 MiB
+  label/blocks       1 000        0        1 000         0           0  1.2 s  2.5 ms  128 MiB
+  label              1 000        0        1 000         0           0  1.2 s  2.5 ms  128 MiB
+  s1                   100      100          100         0           0"""
+    )
+
+
 def test_a_failed_block_is_shown_with_its_error_and_what_it_printed(run_of: Any, tmp_path: Path) -> None:
     log = tmp_path / "worker-0.log"
     stamped = [f"12:00:0{second} block {7 if second % 2 else 8} | at {second}" for second in range(6)]

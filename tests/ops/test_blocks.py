@@ -156,6 +156,7 @@ def test_the_identity_tells_datasets_apart(tmp_path: Path) -> None:
     array = open_ds(tmp_path / "a.zarr", mode="r+")
     array[array.roi] = 1
     assert identity() == first
+    as_output(tmp_path / "a.zarr", Array(np.zeros(4)), "int8", overwrite=True)
     as_output(tmp_path / "a.zarr", Array(np.zeros(4)), "uint8", overwrite=True)
     assert identity() != first
     assert "a.zarr" in first

@@ -259,3 +259,10 @@ def test_a_pipeline_that_was_killed_and_is_run_again_fills_all_levels(tmp_path: 
     for level in Multiscale.open(tmp_path / "em.zarr").levels[1:]:
         expected = downscaled(expected, (2, 2), "mean")
         assert_array_equal(level.to_ndarray(), expected)
+
+
+def test_without_factors_levels_are_made_until_no_axis_is_long(tmp_path: Path) -> None:
+    Multiscale.prepare(tmp_path / "em.zarr", (20, 600, 300), (50, 4, 4), "uint8")
+    ops.downscale(tmp_path / "em.zarr")
+    image = Multiscale.open(tmp_path / "em.zarr")
+    assert [level.shape for level in image.levels] == [(20, 600, 300), (20, 300, 150), (20, 150, 75), (20, 75, 38)]

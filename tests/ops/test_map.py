@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,9 @@ def test_an_output_that_is_there_is_kept_if_it_is_as_asked_and_refused_if_not(ru
     with pytest.raises(ArrayError, match="not as asked"):
         ops.map(double, image(9), path, block_shape=3, dtype="float32")
     ops.map(double, image(9), path, block_shape=3, overwrite=True)
+    assert open_ds(path).to_ndarray().any()
+    ops.map(double, image(9), path, block_shape=3, dtype="float32", overwrite=True)
+    assert open_ds(path).dtype == "float32"
     assert not open_ds(path).to_ndarray().any()
 
 
@@ -196,9 +200,9 @@ def test_overwriting_never_removes_an_input(run: Run, tmp_path: Path) -> None:
     run(ops.map(double, image(4, 4), second))
     for inputs in ([first, second], [second, first], [first / "s0", second], [first], [image(4, 4), first]):
         with pytest.raises(ArrayError, match=r"would remove the input .*a\.zarr"):
-            ops.map(lambda *arrays: arrays[0], inputs, first, overwrite=True)
+            ops.map(lambda *arrays: arrays[0], inputs, first, dtype="float64", overwrite=True)
     with pytest.raises(ArrayError, match="would remove the input"):
-        ops.copy(first, first, overwrite=True)
+        ops.copy(first, first, dtype="int32", overwrite=True)
     assert open_ds(first).to_ndarray().any()
 
 
@@ -350,8 +354,9 @@ def test_a_finished_task_is_not_run_again_unless_its_output_or_input_was_made_an
     make_raw("a")  # other voxels, but the same dataset: the user's business
     run(task(), journal=journal)
     assert lines() == 3
+    shutil.rmtree(tmp_path / "out.zarr")
     with pytest.raises(JournalMismatchError, match=r"out\.zarr"):
-        bellis.run(task(overwrite=True), "inline", progress=False, journal=journal)
+        bellis.run(task(), "inline", progress=False, journal=journal)
     run(task(), journal=journal, on_changed="reset")
     assert lines() == 6
     assert open_ds(tmp_path / "out.zarr").to_ndarray().any()

@@ -65,7 +65,7 @@ class Layout:
 
         A voxel size or offset that is not of integers is taken to a smaller unit in which it is:
         voxels of 4.6 nm are 4600 pm, and one of 50 nm beside it 50000 pm. Axes are named by
-        `names_and_types` of the module ``axes``.
+        ``names_and_types`` of the module ``axes``.
 
         Raises
         ------

@@ -15,7 +15,7 @@ from bellis.arrays.layout import Layout, parse_voxel_size, scalar_as, voxels_of
 from bellis.arrays.location import Location
 from bellis.arrays.open import BY_SUFFIX, claiming, default_missing, load_format
 from bellis.arrays.units import convert, rationals, shown
-from bellis.errors import ArrayError
+from bellis.errors import ArrayError, ArrayExistsError
 from bellis.geometry import Coordinate, Roi
 
 if TYPE_CHECKING:
@@ -188,8 +188,9 @@ def prepare_array(
         lines = differences(new, found, chunk_shape, write_voxels)
         if lines and mode == "a":
             listed = "".join(f"\n  {line}" for line in lines)
-            raise ArrayError(
-                f"{location} exists, and is not as asked:{listed}\nPass mode='w' to replace it, or another path"
+            raise ArrayExistsError(
+                f"{location} exists, and is not as asked:{listed}\nPass another path, or have it replaced: mode='w' of "
+                "prepare_ds, overwrite=True of an operation"
             )
         found = None if lines else found
     if found is None:

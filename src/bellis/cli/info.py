@@ -96,7 +96,7 @@ def _short(array: Array) -> Facts:
 
 def _lines(found: Facts) -> Iterator[str]:
     if "arrays" in found:
-        yield f"{found['path']} is a group of {len(found['arrays'])} arrays"
+        yield f"{found['path']} is a group of {_count(found['arrays'])}"
         width = max(len(each["name"]) for each in found["arrays"])
         for each in found["arrays"]:
             yield f"  {each['name']:{width}}  {_size(each)}"
@@ -124,6 +124,10 @@ def _lines(found: Facts) -> Iterator[str]:
     for number, (key, value) in enumerate(shown.items()):
         text = json.dumps(value, default=str)
         yield f"{'attributes' if number == 0 else '':12} {key}: {text if len(text) <= 80 else text[:77] + '...'}"
+
+
+def _count(arrays: list[Facts]) -> str:
+    return "1 array" if len(arrays) == 1 else f"{len(arrays)} arrays"
 
 
 def _size(level: Facts) -> str:

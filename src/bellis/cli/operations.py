@@ -60,7 +60,7 @@ def map(  # noqa: A001  (named as the command)
     max_memory
         Memory that one worker may use, like 2GB.
     overwrite
-        Replace the output that is there.
+        Replace an output that is there, and not as asked.
     """
     return ops.map(
         _bound(load_function(function), dict(_assignment(text) for text in set)),
@@ -106,7 +106,7 @@ def copy(
     max_memory
         Memory that one worker may use, like 2GB.
     overwrite
-        Replace the output that is there.
+        Replace an output that is there, and not as asked.
     """
     return ops.copy(
         source,
@@ -188,11 +188,11 @@ def label(
     dtype
         Data type of the labels.
     scratch
-        Folder for what is needed meanwhile; beside the output if not given.
+        Folder for what is needed meanwhile; .bellis/scratch beside the output if not given.
     max_memory
         Memory that one worker may use, like 2GB.
     overwrite
-        Replace the output that is there.
+        Replace an output that is there, and not as asked.
     """
     return ops.label(
         mask,

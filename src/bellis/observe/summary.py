@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from bellis.runtime.report import Counts, Failure, RunReport, TaskReport
 
+MOST_TABLES = 3
+"""So many tasks have a table each; of more, each has a line in one."""
 MOST_KINDS = 3
 """So many kinds of errors of a task are shown."""
 MOST_NUMBERS = 10
@@ -32,12 +34,15 @@ def summary(report: RunReport) -> str:
     Returns
     -------
     str
-        A table per task, then failures with the end of their tracebacks and logs, then what to do next.
+        A table, then failures with the end of their tracebacks and logs, then what to do next.
     """
     lines = ["", "Summary", ""]
     width = max((len(count(task.counts.total)) for task in report.tasks.values()), default=0)
-    for task in report.tasks.values():
-        lines += [*_table(task, width), ""]
+    if len(report.tasks) > MOST_TABLES:
+        lines += [*_one_table(list(report.tasks.values())), ""]
+    else:
+        for task in report.tasks.values():
+            lines += [*_table(task, width), ""]
     for task in report.tasks.values():
         lines += _problems(task)
     return "\n".join([*lines, *_closing(report)])
@@ -58,6 +63,33 @@ def _table(task: TaskReport, width: int) -> Iterator[str]:
         each = f", {duration(task.seconds / ran)} each" if task.seconds > 0 else ""
         peak = f", at most {size(task.peak_memory_bytes)} of memory" if task.peak_memory_bytes else ""
         yield f"    {duration(task.wall_s)}{rate}{each}{peak}"
+
+
+def _one_table(tasks: list[TaskReport]) -> Iterator[str]:
+    """Yield a line for each task; columns in which nobody has anything are left out."""
+    columns = ("num blocks", "skipped", "completed ✔", "failed ✗", "orphaned ∅", "not run …", "time", "each", "memory")
+    always = {"num blocks", "completed ✔", "failed ✗", "orphaned ∅"}
+    rows = [dict(zip(columns, _cells(task), strict=True)) for task in tasks]
+    shown = [name for name in columns if name in always or any(row[name] not in {"", "0"} for row in rows)]
+    widths = [max(len(name), *(len(row[name]) for row in rows)) for name in shown]
+    first = max(len(printable(task.task_id)) for task in tasks)
+    yield f"  {'':{first}}  " + "  ".join(f"{name:>{width}}" for name, width in zip(shown, widths, strict=True))
+    for task, row in zip(tasks, rows, strict=True):
+        cells = "  ".join(f"{row[name]:>{width}}" for name, width in zip(shown, widths, strict=True))
+        yield f"  {printable(task.task_id):{first}}  {cells}".rstrip()
+
+
+def _cells(task: TaskReport) -> tuple[str, ...]:
+    counts = task.counts
+    ran = counts.completed - counts.skipped + counts.failed
+    left = counts.pending + counts.ready + counts.processing
+    numbers = (counts.total, counts.skipped, counts.completed, counts.failed, counts.orphaned, left)
+    return (
+        *map(count, numbers),
+        duration(task.wall_s) if ran else "",
+        duration(task.seconds / ran) if ran and task.seconds > 0 else "",
+        size(task.peak_memory_bytes) if ran and task.peak_memory_bytes else "",
+    )
 
 
 def _problems(task: TaskReport) -> Iterator[str]:

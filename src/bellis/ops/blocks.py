@@ -16,7 +16,7 @@ from bellis.arrays.location import Location
 from bellis.arrays.multiscale import Multiscale
 from bellis.arrays.ome import ome_refusal
 from bellis.arrays.open import candidates
-from bellis.errors import ArrayError, TaskError
+from bellis.errors import ArrayError, ArrayExistsError, TaskError
 from bellis.geometry import Coordinate, Roi
 from bellis.geometry.coordinate import broadcast
 from bellis.ops import memory
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from bellis.arrays.layout import Layout
     from bellis.geometry import CoordinateLike
 
 Source: TypeAlias = "Array | str | os.PathLike[str]"
@@ -98,7 +99,7 @@ def as_output(
     write_size
         World units per physical axis that a block will write, so that chunks divide it.
     overwrite
-        Replace what is there; if not, it is kept if it is just as asked, and an error if it is not.
+        Whether what is there is replaced if it is not just as asked, or else an error. If it is as asked, it is kept.
     chunk_shape, shard_shape
         Voxels per axis of a new dataset's chunks and shards; picked if not given.
     attrs
@@ -118,9 +119,6 @@ def as_output(
             f"an output is an Array or a path, not {type(target).__name__}: wrap it, Array(data, voxel_size=...)"
         )
     location = Location.of(target)
-    if overwrite:
-        check_survives(location, like)
-    mode: Literal["a", "w"] = "w" if overwrite else "a"
     options: dict[str, Any] = {
         "shape": like.shape,
         "offset": like.roi.begin,
@@ -133,12 +131,27 @@ def as_output(
         "units": like.units,
         "types": like.types,
         "attrs": attrs,
-        "mode": mode,
     }
+    try:
+        return _made(location, target, like.layout, options, "a")
+    except ArrayExistsError:
+        if not overwrite:
+            raise
+        check_survives(location, like)
+        return _made(location, target, like.layout, options, "w")
+
+
+def _made(
+    location: Location,
+    target: str | os.PathLike[str],
+    layout: Layout,
+    options: Mapping[str, Any],
+    mode: Literal["a", "w"],
+) -> Array:
     is_zarr = location.format in (None, "zarr") and location.suffix in ("", ".zarr")
-    if not is_zarr or ome_refusal(like.layout) or _is_array(location):
-        return prepare_ds(target, **options)
-    return Multiscale.prepare(target, **options)[0]
+    if not is_zarr or ome_refusal(layout) or _is_array(location):
+        return prepare_ds(target, **options, mode=mode)
+    return Multiscale.prepare(target, **options, mode=mode)[0]
 
 
 class _Planned:

@@ -60,7 +60,7 @@ def copy(
     name
         Id of the task.
     overwrite
-        Replace what is there.
+        Replace an output that is there and has another region, voxel size, dtype or chunks; else that is an error.
     limits
         What it may use.
 

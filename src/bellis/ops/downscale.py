@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 Method: TypeAlias = Literal["mean", "mode", "stride", "min", "max", "median"]
 """What one voxel is of those that it is made of."""
 
+SMALL = 128
+"""Voxels along an axis of a level that needs none below it."""
+
 
 def downscale(
     image: Multiscale | str | os.PathLike[str],
-    factors: int | Sequence[CoordinateLike],
+    factors: int | Sequence[CoordinateLike] | None = None,
     *,
     method: Method = "mean",
     block_shape: CoordinateLike | None = None,
@@ -49,8 +52,9 @@ def downscale(
         An OME-Zarr image of zarr version 3, or its path.
     factors
         How many levels to make: each halves the axes whose voxels are not coarser than the finest ones times the square
-        root of 2, which brings voxels nearer to cubes; axes of time, or of one voxel, are left as they are. Or, for
-        each level, voxels of the level above per voxel: one number for all or one per physical axis.
+        root of 2, which brings voxels nearer to cubes; axes of time, or of one voxel, are left as they are. If not
+        given, levels are made until no axis is longer than 128 voxels. Or, for each level, voxels of the level above
+        per voxel: one number for all or one per physical axis.
     method
         ``"mean"`` (rounded to the nearest, half to even, for integers), ``"median"``, ``"min"`` and ``"max"`` for
         intensities; ``"mode"`` for labels; ``"stride"`` for the first voxel.
@@ -74,7 +78,10 @@ def downscale(
         raise TaskError(f"task {name!r}: method is {method!r}, must be one of {', '.join(get_args(Method))}")
     levels = image if isinstance(image, Multiscale) else Multiscale.open(image, mode="r+")
     above = levels[0]
-    steps = _halvings(name, above, factors) if isinstance(factors, int) else _given(name, above, factors)
+    if factors is None or isinstance(factors, int):
+        steps = _halvings(name, above, factors)
+    else:
+        steps = _given(name, above, factors)
     pipeline = Pipeline([])
     for k, step in enumerate(steps):
         level = levels.add_level(step, below=k, overwrite=overwrite)
@@ -115,12 +122,12 @@ def _one_thread() -> Any:
     return tensorstore.Context({"data_copy_concurrency": {"limit": 1}})
 
 
-def _halvings(name: str, finest: Array, count: int) -> list[Coordinate]:
-    """Return the factors of ``count`` levels, which bring voxels nearer to cubes."""
+def _halvings(name: str, finest: Array, count: int | None) -> list[Coordinate]:
+    """Return the factors of ``count`` levels, or of as many as are of use, which bring voxels nearer to cubes."""
     kinds = finest.layout.spatial([int(kind == "space") for kind in finest.types])
     voxel_size, shape = finest.voxel_size, finest.spatial_shape
     steps: list[Coordinate] = []
-    while len(steps) < count:
+    while len(steps) < count if count is not None else max(shape) > SMALL:
         sizes = [size for size, is_space, n in zip(voxel_size, kinds, shape, strict=True) if is_space and n > 1]
         # Not (size / finest > sqrt(2)), in whole numbers.
         most = 2 * min(sizes, default=0) ** 2
@@ -130,7 +137,7 @@ def _halvings(name: str, finest: Array, count: int) -> list[Coordinate]:
             break
         steps.append(step)
         voxel_size, shape = voxel_size * step, shape.ceil_division(step)
-    if count < 1 or len(steps) < count:
+    if count is not None and (count < 1 or len(steps) < count):
         raise TaskError(
             f"task {name!r}: factors={count} asks for {count} levels, but {finest.shape} voxels make 1 to "
             f"{len(steps)}: pass as many, or the factors of each level"

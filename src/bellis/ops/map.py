@@ -84,7 +84,7 @@ def map(  # noqa: A001  # used as ops.map
     name
         Id of the task; the function's name if not given.
     overwrite
-        Replace the outputs that are there, so that a journal begins anew.
+        Replace an output that is there and has another region, voxel size, dtype or chunks; else that is an error.
     limits
         What it may use.
 

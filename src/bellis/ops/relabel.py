@@ -63,7 +63,7 @@ def relabel(
     name
         Id of the task.
     overwrite
-        Replace the output that is there.
+        Replace an output that is there and has another region, voxel size, dtype or chunks; else that is an error.
     limits
         Workers, memory, retries.
 

@@ -62,7 +62,7 @@ def remove_small(
         in the working directory if that is no local path. It is removed at the end, but for a note that the
         operation is over.
     overwrite
-        Replace the output that is there.
+        Replace an output that is there and has another region, voxel size, dtype or chunks; else that is an error.
     limits
         Workers, memory, retries. One worker needs about 50 bytes per label in addition, to add up their sizes.
 
