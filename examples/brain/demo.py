@@ -1,6 +1,6 @@
 """Run the pipeline on a brain, print a table and draw a picture: ``make demo``.
 
-A second run finds everything done, and does nothing.
+A second run finds everything done, and does nothing; with another scan, it starts afresh.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ Row = dict[str, float]
 def main() -> int:
     """Run the demo; return 0 if every block is done."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--input", type=Path, help="NIfTI, TIFF or zarr; by default, MNI152")
+    parser.add_argument("--input", help="path of a volume: NIfTI, TIFF, zarr, ...; by default, MNI152")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write to")
     parser.add_argument("--block", type=int, default=64, help="edge of a block in voxels")
     options = parser.parse_args()
     output, picture = options.output, options.output / "brain.png"
 
-    report = bellis.run(
-        pipeline(options.input, output, block=options.block), journal=output / "run", on_changed="reset"
-    )
+    try:
+        tasks = pipeline(options.input, output, block=options.block)
+    except bellis.BellisError as error:  # of the input or the output: it says what to do
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    report = bellis.run(tasks, journal=output / "run", on_changed="reset")
     if not report.ok:
         return 1
     rows = sorted(report.results("measure").values(), key=lambda row: (row["z_mm"], row["y_mm"]))
@@ -41,7 +43,7 @@ def main() -> int:
     print(table(rows))
     if not picture.exists() or any(task.counts.completed > task.counts.skipped for task in report.tasks.values()):
         draw_picture(report, rows, output, picture)
-    print(f"blocks: {output / 'blocks.csv'}\npicture: {picture}")
+    print(f"blocks: {output / 'blocks.csv'}\nimages: {output / 'brain.zarr'}\npicture: {picture}")
     return 0
 
 

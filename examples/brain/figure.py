@@ -10,9 +10,9 @@ from matplotlib import patheffects
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from pipeline import voxel_mm
 
-from bellis import Array, Roi, open_ds
+from bellis import Array, Roi
+from bellis.arrays import Multiscale
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 VIEWS = ("axial", "coronal", "sagittal")  # the axis that is cut: z, y, x
 INK, PAPER, TISSUE = "#e8e6e3", "#101216", "#ffb454"
+PIXELS = 380  # of one view in the picture
 
 
 def draw(
@@ -37,7 +38,7 @@ def draw(
     Parameters
     ----------
     store
-        The zarr group with raw, smoothed and mask.
+        The zarr group with the images raw, smoothed and mask.
     target
         The PNG to write.
     boxes
@@ -47,7 +48,7 @@ def draw(
     subtitle
         A line below the title.
     """
-    arrays = {name: open_ds(store, name) for name in ("raw", "smoothed", "mask")}
+    arrays = {name: _level(Multiscale.open(store, name)) for name in ("raw", "smoothed", "mask")}
     shape = arrays["raw"].roi.shape
     heights = [shape[up] / shape[right] for up, right in map(_plane, range(3))]
     figure = Figure(figsize=(12, 2.84 * sum(heights) + 1.35), facecolor=PAPER)
@@ -82,6 +83,12 @@ def draw(
     figure.text(0.03, 1 - 0.36 / top_in, "A brain in blocks", color=INK, fontsize=19, weight="bold")
     figure.text(0.03, 1 - 0.60 / top_in, subtitle, color=INK, fontsize=10.5, alpha=0.75)
     figure.savefig(target, dpi=130)
+
+
+def _level(image: Multiscale) -> Array:
+    """Return the coarsest level that still has a voxel for each pixel: of a large volume, that is soon read."""
+    fine = [level for level in image if min(level.shape) >= PIXELS]
+    return fine[-1] if fine else image[0]
 
 
 def _plane(cut: int) -> tuple[int, int]:
@@ -137,7 +144,7 @@ def _show_blocks(
 
 def _scale_bar(axes: Axes, raw: Array) -> None:
     length_mm = 50
-    world = length_mm / voxel_mm(raw)[2] * raw.voxel_size[2]
+    world = length_mm / float(raw.scale("mm")[2]) * raw.voxel_size[2]
     width, height = raw.roi.shape[2], raw.roi.shape[1]
     axes.plot([0.05 * width, 0.05 * width + world], [0.05 * height] * 2, color=INK, linewidth=3)
     label = axes.text(0.05 * width, 0.07 * height, f"{length_mm} mm", color=INK, fontsize=9, va="bottom")

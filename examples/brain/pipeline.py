@@ -1,118 +1,115 @@
-"""Smooth a head scan, find its tissue and measure it, block by block.
+"""Smooth a head scan, find its tissue, measure it block by block, and make image pyramids of it all.
 
     bellis run examples/brain/pipeline.py:pipeline --input scan.nii.gz
 
-Any volume will do: NIfTI, a TIFF stack or a zarr array; without one, it is the MNI152 template.
+Any volume will do: NIfTI, TIFF, HDF5, zarr, N5; without one, it is the MNI152 template. ``brain.zarr`` then holds the
+OME-Zarr images raw, smoothed and mask, which viewers like napari and neuroglancer open.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bellis import Array, ArrayError, Block, Coordinate, Pipeline, Roi, Task, open_ds, prepare_ds
+from bellis import Array, ArrayError, Block, Pipeline, Roi, Task, open_ds, ops
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
-MM = {"nm": 1e-6, "um": 1e-3, "µm": 1e-3, "micrometer": 1e-3, "mm": 1.0}
 TRUNCATE = 4.0  # where the kernel ends, in sigma: scipy's own default
 
 
 def pipeline(
-    input: Path | None = None,  # noqa: A002  (it becomes the option --input)
+    input: str | Path | None = None,  # noqa: A002  (it becomes the option --input)
     output: Path = Path("demo"),
     *,
     block: int = 64,
     sigma_mm: float = 1.0,
     threshold: float = 120.0,
+    levels: int = 2,
 ) -> Pipeline:
-    """Describe the run: three tasks, in each of which a block waits for those that it reads.
+    """Describe the run: tasks in each of which a block waits for just those that it reads.
 
     Parameters
     ----------
     input
-        ``.nii``, ``.nii.gz``, ``.tif`` (at 1 mm per voxel) or a zarr array; axes z, y, x.
+        Path or URL of a volume with the axes z, y, x; if it does not say so, a voxel is 1 mm.
     output
-        Folder for ``brain.zarr``, with the arrays raw, smoothed and mask.
+        Folder for ``brain.zarr``, with the images raw, smoothed and mask.
     block
         Edge of a block, in voxels.
     sigma_mm
         Standard deviation of the Gaussian, in mm.
     threshold
         Tissue is what is brighter than this after smoothing.
+    levels
+        How many coarser levels each image gets.
     """
+    scan = open_scan(brain_template() if input is None else input)
+    sigma_px = [sigma_mm / float(edge) for edge in scan.scale("mm")]
+    if any(sigma > n for sigma, n in zip(sigma_px, scan.shape, strict=True)):
+        raise ArrayError(f"a Gaussian of {sigma_mm} mm is wider than the volume, {scan}: pass a smaller sigma_mm")
     store = Path(output).absolute() / "brain.zarr"
-    raw_path = stored_volume(input, store)
-    raw = open_ds(raw_path)
-    if len(raw.shape) != 3:
-        raise ValueError(f"{raw_path} has shape {raw.shape}, but three axes (z, y, x) are due")
-    paths = {"raw": raw_path, "smoothed": store / "smoothed", "mask": store / "mask"}
-    write = Roi((0, 0, 0), block * raw.voxel_size)
-    for name, dtype in (("smoothed", "float32"), ("mask", "uint8")):
-        output_array(paths[name], raw, dtype, write.shape)
-    made_ns = [(paths[name] / "zarr.json").stat().st_mtime_ns for name in ("smoothed", "mask")]
+    raw, smoothed, mask = (store / name for name in ("raw", "smoothed", "mask"))
+    context = [int(TRUNCATE * sigma + 0.5) for sigma in sigma_px]
 
-    sigma_px = tuple(sigma_mm / mm for mm in voxel_mm(raw))
-    context = Coordinate(int(TRUNCATE * sigma + 0.5) for sigma in sigma_px) * raw.voxel_size
-    common: dict[str, Any] = {
-        "read_write_conflict": False,  # no task writes what it reads
-        "fit": "shrink",  # clip the last blocks, so that all of the volume is covered
-        "num_workers": os.cpu_count() or 1,
-        # Another volume, or new arrays in place of deleted ones: no block is done.
-        "version": f"{raw.attrs.get('source', raw_path)}, into arrays of {made_ns}",
+    # Most is ready-made. Blocks are read with context, and give what the function gives for the whole volume.
+    # Images of another scan, which are not as asked for this one, are replaced.
+    copy = ops.copy(scan, raw, block_shape=block, overwrite=True)
+    blur = partial(smooth, sigma_px=sigma_px)
+    blurred = ops.map(blur, raw, smoothed, context=context, block_shape=block, dtype="float32", overwrite=True)
+    find = partial(is_tissue, threshold=threshold)
+    found = ops.map(find, smoothed, mask, block_shape=block, dtype="uint8", name="mask", overwrite=True)
+    pyramids = {
+        path.name: ops.downscale(path, levels, method=method, block_shape=block, name=path.name, overwrite=True)
+        for path, method in ((raw, "mean"), (smoothed, "mean"), (mask, "mode"))
     }
-    smoothing = partial(smooth_block, paths=paths, sigma_px=sigma_px)
-    masking = partial(mask_block, paths=paths, threshold=threshold)
-    measuring = partial(measure_block, paths=paths)
 
-    total, read = raw.roi.grow(context, context), write.grow(context, context)
-    smooth = Task("smooth", total, read, write, smoothing, **common)
-    mask = Task("mask", raw.roi, write, write, masking, **common)
-    measure = Task("measure", raw.roi, write, write, measuring, results=True, **common)
-    return smooth + mask + measure
+    # This is how to write a task of one's own: regions in world units, and a function that is given a block.
+    write = Roi(scan.roi.begin, block * scan.voxel_size)
+    measure = Task(
+        "measure",
+        total_roi=scan.roi,
+        read_roi=write,
+        write_roi=write,
+        process_function=partial(measure_block, raw=open_ds(raw), mask=open_ds(mask)),
+        read_write_conflict=False,  # it writes nothing that it reads
+        fit="shrink",  # clip the last blocks, so that all of the volume is covered
+        num_workers=os.cpu_count() or 1,
+        results=True,  # keep what the function returns in the journal
+        identity=copy.identity,  # of another scan, no block is done
+    )
+
+    tissue = found + (measure | pyramids["mask"])
+    return copy + (blurred + (tissue | pyramids["smoothed"]) | pyramids["raw"])
 
 
-def output_array(path: Path, like: Array, dtype: str, write_size: Coordinate) -> Array:
-    """Make an array as large as ``like``, or go on with the one that is there, if it is as large."""
-    form = {"write_size": write_size, "units": like.units}
-    try:
-        return prepare_ds(path, like.roi, like.voxel_size, dtype, **form)
-    except ArrayError:  # of another volume
-        return prepare_ds(path, like.roi, like.voxel_size, dtype, **form, mode="w")
-
-
-def smooth_block(block: Block, *, paths: dict[str, Path], sigma_px: tuple[float, ...]) -> None:
-    """Blur one block, exactly as if the volume were blurred at once."""
+def smooth(voxels: npt.NDArray[Any], *, sigma_px: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Blur; beyond the volume, the filter mirrors it."""
     from scipy.ndimage import gaussian_filter
 
-    # Outside of the volume there is no context: there, the filter mirrors the volume itself.
-    raw = open_ds(paths["raw"]).intersect(block.read_roi)
-    voxels = gaussian_filter(raw.to_ndarray(), sigma_px, output=np.float32, truncate=TRUNCATE)
-    smoothed = Array(voxels, raw.roi, raw.voxel_size)
-    open_ds(paths["smoothed"], mode="r+")[block.write_roi] = smoothed[block.write_roi]
+    return gaussian_filter(voxels, sigma_px, output=np.float32, truncate=TRUNCATE)
 
 
-def mask_block(block: Block, *, paths: dict[str, Path], threshold: float) -> None:
+def is_tissue(voxels: npt.NDArray[Any], *, threshold: float) -> npt.NDArray[np.uint8]:
     """Mark tissue with 1."""
-    smoothed = open_ds(paths["smoothed"]).to_ndarray(block.write_roi)
-    open_ds(paths["mask"], mode="r+")[block.write_roi] = (smoothed > threshold).astype(np.uint8)
+    return (voxels > threshold).astype(np.uint8)
 
 
-def measure_block(block: Block, *, paths: dict[str, Path]) -> dict[str, float]:
+def measure_block(block: Block, *, raw: Array, mask: Array) -> dict[str, float]:
     """Return what the tissue of one block adds to the table: few numbers, kept in the journal."""
-    raw = open_ds(paths["raw"])[block.write_roi]
-    voxels = raw.to_ndarray()
-    tissue = voxels[open_ds(paths["mask"]).to_ndarray(block.write_roi) > 0].astype(float)
-    mm = voxel_mm(raw)
-    begin_mm = [begin / size * edge for begin, size, edge in zip(raw.roi.begin, raw.voxel_size, mm, strict=True)]
-    voxel_ml = float(np.prod(mm)) / 1000
+    voxels = raw.to_ndarray(block.write_roi)
+    tissue = voxels[mask.to_ndarray(block.write_roi) > 0].astype(float)
+    edges_mm = [float(edge) for edge in raw.scale("mm")]
+    begin_mm = [n * mm for n, mm in zip(block.write_roi.begin / raw.voxel_size, edges_mm, strict=True)]
+    voxel_ml = float(np.prod(edges_mm)) / 1000
     return {
         **dict(zip(("z_mm", "y_mm", "x_mm"), begin_mm, strict=True)),
         "volume_ml": voxels.size * voxel_ml,
@@ -122,59 +119,23 @@ def measure_block(block: Block, *, paths: dict[str, Path]) -> dict[str, float]:
     }
 
 
-def voxel_mm(array: Array) -> tuple[float, ...]:
-    """Return the edges of a voxel in mm; 1 mm in an array that does not say."""
-    if not {"voxel_size", "resolution"} & array.attrs.keys():
-        return (1.0,) * array.dims
-    if unknown := set(array.units) - MM.keys():
-        raise ValueError(f"units {sorted(unknown)} of the volume are unknown: use {list(MM)}")
-    return tuple(n * MM[unit] for n, unit in zip(array.voxel_size, array.units, strict=True))
-
-
-def stored_volume(source: Path | None, store: Path) -> Path:
-    """Return the path of the volume as zarr; what is not zarr is converted, once."""
-    source = brain_template() if source is None else Path(source)
-    if source.is_dir():
-        return source.absolute()
-    stat = source.stat()
-    origin = f"{source.name}, {stat.st_size} bytes, of {stat.st_mtime_ns}"
-    target = store / "raw"
-    if target.exists() and open_ds(target).attrs.get("source") == origin:
-        return target
-    voxels, voxel_size_nm = load_volume(source)
-    partial_path = store / "raw.partial"
-    array = prepare_ds(partial_path, voxels.shape, voxel_size_nm, voxels.dtype, attrs={"source": origin}, mode="w")
-    array[array.roi] = voxels
-    if target.exists():
-        shutil.rmtree(target)
-    partial_path.rename(target)  # so that a conversion that was cut off is never taken for done
-    return target
-
-
-def load_volume(source: Path) -> tuple[npt.NDArray[Any], tuple[int, ...]]:
-    """Read a volume, axes z, y, x, and the size of its voxels in nm."""
-    if source.name.lower().endswith((".tif", ".tiff")):
-        import tifffile
-
-        return tifffile.imread(source), (1_000_000,) * 3
-    if not source.name.lower().endswith((".nii", ".nii.gz")):
-        raise ValueError(f"{source} is none of .nii, .nii.gz, .tif and zarr")
-    import nibabel
-
-    image = nibabel.load(source)
-    unit = {"meter": 1e9, "micron": 1e3}.get(image.header.get_xyzt_units()[0], 1e6)
-    size_nm = tuple(round(edge * unit) for edge in image.header.get_zooms()[:3])
-    voxels = np.asanyarray(image.dataobj).T  # NIfTI has x first
-    if voxels.dtype == np.float64:  # an integer image with a scale
-        voxels = voxels.astype(np.float32)
-    return np.ascontiguousarray(voxels, voxels.dtype.newbyteorder("=")), size_nm[::-1]
+def open_scan(path: str | Path) -> Array:
+    """Open a volume of any format; what comes without a voxel size is taken to have voxels of 1 mm."""
+    scan = open_ds(path)
+    if scan.types != ("space",) * 3:
+        raise ArrayError(
+            f"{path} has the axes {', '.join(scan.axis_names)} and the shape {scan.shape}, but a volume of grey values "
+            "is due, with the axes z, y, x"
+        )
+    is_unknown = scan.scale("nm") == (1, 1, 1)  # what bellis assumes of files that say nothing, and no scanner makes
+    return open_ds(path, voxel_size=(1, 1, 1), units="mm") if is_unknown else scan
 
 
 def brain_template() -> Path:
     """Return the MNI152 T1 template at 1 mm, which comes with nilearn (that is not imported)."""
     nilearn = importlib.util.find_spec("nilearn")
     if nilearn is None or nilearn.origin is None:
-        raise FileNotFoundError(
+        raise ArrayError(
             "the MNI152 template comes with nilearn, which is not installed: "
             "pip install --no-deps nilearn, or pass a volume of your own as --input"
         )
