@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,10 @@ napoleon_use_ivar = True
 
 # Names that have no page here: of other libraries, short names for types, and what comes with later versions.
 OUTSIDE = re.compile(
-    r"(numpy|np|npt|collections\.abc|pathlib|os|enum|typing)\."
+    r"(numpy|np|npt|collections\.abc|fractions|pathlib|os|enum|typing)\."
     r"|(Any|Callable|InitVar|Iterable|Iterator|Literal|Mapping|NDArray|Path|Protocol|Self|Sequence)$"
-    r"|(Check|CoordinateLike|Fit|Ints|OnChanged|Regions|_Source|dict\[int|low|high|Context)$"
+    r"|(Check|CoordinateLike|DTypes?|Edge|Fit|Ints|Lut|Method|Missing|OnChanged|RationalsLike|Regions|Snap|_?Source)$"
+    r"|(Mapping\[str|dict\[int|low|high|Context)$"
 )
 
 _set_aside: dict[str, list[str]] = {}
@@ -83,7 +85,7 @@ def draw_pictures(app: Sphinx) -> None:
             (pictures / name).exists() and (pictures / name).stat().st_mtime > page.stat().st_mtime for name in named
         ]
         if not all(drawn):
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
                 run_page(page, Path(folder))
                 for name in named:
                     shutil.move(Path(folder) / name, pictures / name)
