@@ -135,6 +135,10 @@ def test_an_output_is_made_of_the_labels_dtype_and_channels_stay(tmp_path: Path)
 
 def test_another_table_is_another_identity() -> None:
     labels, output = Array(np.zeros(3, np.uint8)), Array(np.zeros(3, np.uint8))
-    identities = {relabel(labels, output, lut).identity for lut in ({1: 2}, {1: 3}, {2: 2})}
+
+    def identity(lut: dict[int, int]) -> str:
+        return relabel(labels, output, lut).identity.partition("; out")[0]
+
+    identities = {identity(lut) for lut in ({1: 2}, {1: 3}, {2: 2})}
     assert len(identities) == 3
-    assert relabel(labels, output, {1: 2}).identity == relabel(labels, output, {1: 2}).identity
+    assert identity({1: 2}) == identity({1: 2})

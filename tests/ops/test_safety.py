@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import re
 from itertools import combinations, product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bellis import Array, BlockGrid, Coordinate, Roi, TaskError
+import bellis
+from bellis import Array, BlockGrid, Coordinate, Roi, TaskError, ops, prepare_ds
 from bellis.ops.blocks import Limits, block_task
 from bellis.ops.safety import Lattice, is_safe, nearest_safe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bellis import Task
+    from conftest import Run
 
 
 def boundaries(extent: int, step: int) -> list[int]:
@@ -143,3 +151,26 @@ def test_chunks_of_a_view_are_counted_from_where_the_data_begins() -> None:
 def test_chunks_along_channels_do_not_matter() -> None:
     output = Array(Chunked((3, 40), (2, 20)), voxel_size=(1,))
     assert block_task("task", nothing, writes=[output], block_shape=20).write_roi.shape == (20,)
+
+
+def test_two_tasks_that_may_write_one_chunk_at_the_same_time_are_refused(run: Run, tmp_path: Path) -> None:
+    raw = Array(np.ones((64, 8), "uint8"))
+    out = prepare_ds(tmp_path / "out.zarr", shape=(64, 8), dtype="uint8", chunk_shape=(32, 8))
+
+    def into(begin: int, end: int, name: str) -> Task:
+        return ops.copy(raw, out[Roi((begin, 0), (end - begin, 8))], name=name)
+
+    apart = run([into(0, 32, "a"), into(32, 64, "b")])
+    assert apart.ok
+    with pytest.raises(TaskError, match=r"'a' and 'b' would write the same chunks of .*out.zarr at the same time"):
+        bellis.run([into(0, 16, "a"), into(16, 32, "b")], "inline", progress=False)
+    assert run(into(0, 16, "a") + into(16, 32, "b")).ok  # one after the other
+    between = run(into(0, 16, "a") + into(32, 64, "c") + into(16, 32, "b"))
+    assert between.ok
+
+
+def test_two_tasks_may_write_one_hdf5_file(run: Run, tmp_path: Path) -> None:
+    raw = Array(np.ones((64, 8), "uint8"))
+    out = prepare_ds(tmp_path / "out.h5/raw", shape=(64, 8), dtype="uint8", chunk_shape=(32, 8))
+    halves = [ops.copy(raw, out[Roi((k, 0), (20, 8))], name=f"at {k}") for k in (0, 20, 40)]
+    assert run(halves).ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import operator
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+import numpy as np
 import pytest
 
 from bellis.errors import FunctionError
@@ -20,6 +22,7 @@ from bellis.testing.blocks import line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from bellis.tasks import Block, Task
 
@@ -203,6 +206,25 @@ def test_every_bound_value_counts_however_many_there_are() -> None:
     hashes = [of(**{name: int(name == changed) for name in names}) for changed in names]
     assert len(set(hashes)) == len(names)
     assert of(a=(1, (2,))) != of(a=(1, 2))
+
+
+def test_builtins_and_ufuncs_are_told_apart() -> None:
+    hashes = {code_hash(line(functools.partial(made(PLAIN), fold=fold), 3)) for fold in (min, max, np.add, np.fmin)}
+    assert len(hashes) == 4
+
+
+def test_a_helper_in_another_file_of_the_user_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = set()
+    for number, (text, factor) in enumerate((t, f) for f in (2, 3) for t in ("from h_mod import h", "import h_mod")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "h_mod.py").write_text(f"def h(block):\n    return block.index * {factor}\n")
+        call = "h(block)" if "from" in text else "h_mod.h(block)"
+        (folder / "s_mod.py").write_text(f"{text}\ndef f(block):\n    return {call}\n")
+        monkeypatch.syspath_prepend(str(folder))
+        hashes.add(code_hash(line(importlib.import_module("s_mod").f, 3)))
+        del sys.modules["s_mod"], sys.modules["h_mod"]
+    assert len(hashes) == 4
 
 
 def test_checks_and_setup_are_part_of_the_code() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -283,19 +285,28 @@ def block_task(
         timeout=limits.timeout_s,
         resources=limits.resources,
         identity=_described(version, reads, writes),
+        writes=frame.touched(),
         results=results,
     )
 
 
 def _described(version: str, reads: Sequence[Array], writes: Sequence[Array]) -> str:
-    parts = [version, *(f"in {_identity(array)}" for array in reads), *(f"out {_identity(array)}" for array in writes)]
+    parts = [
+        version,
+        *(f"in {_identity(array)}" for array in reads),
+        *(f"out {_identity(array, is_written=True)}" for array in writes),
+    ]
     return "; ".join(part for part in parts if part)
 
 
-def _identity(array: Array) -> str:
+def _identity(array: Array, *, is_written: bool = False) -> str:
     """Return what changes when a dataset is made anew, but not when it is written: where and when it was made."""
+    if isinstance(array.data, np.ndarray):
+        # No later run finds what is written to memory; what is read from there is what it holds.
+        held = secrets.token_hex(8) if is_written else blake2b(array.to_ndarray().tobytes(), digest_size=8).hexdigest()
+        return f"{array.dtype}{list(array.shape)} in memory, {held}"
     if array.path is None:
-        return f"{array.dtype}{list(array.shape)} in memory"
+        return f"{array.data} {getattr(array.data, 'name', '')}"
     path = Path(array.path)
     files = [path / name for name in _METADATA]
     made = next((file.stat().st_mtime_ns for file in files if file.is_file()), array.attrs.get(BELLIS_ID))

@@ -141,6 +141,15 @@ class Frame(NamedTuple):
                     axis_names=physical_names(output),
                 )
 
+    def touched(self) -> dict[str, Roi]:
+        """Return, by dataset, the region of all chunks that blocks write a part of."""
+        found = {}
+        for output in self.writes:
+            origin = origin_of(output)
+            whole = self.roi.shift(-origin).snap_to_grid(write_size_of(output) or output.voxel_size, "grow")
+            found[_dataset(output)] = whole.shift(origin)
+        return found
+
     def _lattice(self, array: Array, size: Coordinate) -> list[Lattice]:
         return [Lattice.of(*axis) for axis in zip(self.roi.begin, origin_of(array), size, strict=True)]
 
@@ -181,6 +190,13 @@ def is_same_data(first: Array, second: Array) -> bool:
     if first.path is None or second.path is None:
         return False
     return os.path.realpath(first.path) == os.path.realpath(second.path)
+
+
+def _dataset(array: Array) -> str:
+    """Name the dataset that an array is a view of."""
+    if array.path is not None:
+        return array.path if "://" in array.path else os.path.realpath(array.path)
+    return f"{type(array.data).__module__}.{type(array.data).__name__} at {id(array.data):#x}"
 
 
 def physical_names(array: Array) -> tuple[str, ...]:

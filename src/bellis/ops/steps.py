@@ -17,6 +17,7 @@ from bellis.geometry import Coordinate, Roi
 from bellis.ops.blocks import name_of
 from bellis.ops.parts import Scratch
 from bellis.planning.grid import BlockGrid
+from bellis.runtime.program import code_hash
 from bellis.tasks import Pipeline, Task
 
 if TYPE_CHECKING:
@@ -79,7 +80,10 @@ class Steps:
         beside = output.path if isinstance(output, Array) else output
         version = f"{blocks.identity}; blocks {blocks.write_roi.shape} of {blocks.total_write_roi}"
         digest = sha256(version.encode()).hexdigest()[:16]
-        scratch = Scratch.of(name, version=digest, beside=beside, subject=str(source.path), folder=folder)
+        # Where nothing but a value comes out, another function on the same array has a folder of its own.
+        whole = replace(blocks, process_function=functools.partial(no_step, code=tuple(code)), check_function=None)
+        subject = f"{source.path} {digest} {code_hash(whole)}"
+        scratch = Scratch.of(name, version=digest, beside=beside, subject=subject, folder=folder)
         return cls(name=name, blocks=replace(blocks, identity=version), scratch=scratch, code=tuple(code))
 
     @property
@@ -253,5 +257,5 @@ def index_of(block: Block) -> int:
     return block.index
 
 
-def no_step(block: Block) -> None:
+def no_step(block: Block, *, code: tuple[Callable[..., Any], ...] = ()) -> None:
     """Stand in for a function that is put in later."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
+from bellis.errors import TaskError
 from bellis.planning.dependencies import Link
 from bellis.planning.grid import BlockGrid
 from bellis.planning.levels import Levels
@@ -74,9 +76,11 @@ def plan(tasks: Task | Pipeline | Iterable[Task | Pipeline]) -> Plan:
     Raises
     ------
     TaskError
-        If ids are doubled, tasks wait in a circle, or linked tasks differ in rank.
+        If ids are doubled, tasks wait in a circle, linked tasks differ in rank, or two tasks that do not wait for each
+        other write the same chunks.
     """
     pipeline = Pipeline.of(tasks)
+    _check_writes(pipeline)
     planned = []
     for task in pipeline.tasks:
         grid = BlockGrid.of(task)
@@ -87,6 +91,26 @@ def plan(tasks: Task | Pipeline | Iterable[Task | Pipeline]) -> Plan:
     links = [Link(grids[up.task_id], grids[down.task_id]) for up, down in pipeline.edges]
     warnings = [*(w for part in planned for w in _grid_warnings(part.grid)), *(w for k in links for w in _unwritten(k))]
     return Plan(pipeline, tuple(planned), tuple(warnings))
+
+
+def _check_writes(pipeline: Pipeline) -> None:
+    """Refuse tasks that would write one chunk at the same time: the one that is later would undo the other's part."""
+    before: dict[str, set[str]] = {}
+    for task in pipeline.tasks:  # upstream first
+        above = pipeline.upstream(task)
+        before[task.task_id] = {up.task_id for up in above}.union(*(before[up.task_id] for up in above))
+    writers = [task for task in pipeline.tasks if task.writes]
+    for first, second in combinations(writers, 2):
+        if first.task_id in before[second.task_id]:
+            continue
+        for name in first.writes.keys() & second.writes.keys():
+            shared = first.writes[name].intersect(second.writes[name])
+            if not shared.empty:
+                raise TaskError(
+                    f"tasks {first.task_id!r} and {second.task_id!r} would write the same chunks of {name} at the same "
+                    f"time, in {shared}: run one after the other (first + second), or let them write regions of whole "
+                    "chunks"
+                )
 
 
 def _grid_warnings(grid: BlockGrid) -> Iterator[str]:

@@ -8,6 +8,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from bellis.planning.grid import BlockGrid
     from bellis.tasks.block import Block
     from bellis.tasks.task import Task
+
+
+_LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
+"""Folders of modules whose code is nobody's work in progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +188,9 @@ def _captured(function: Any) -> Iterator[tuple[str, Any]]:
 def code_hash(task: Task) -> str:
     """Return a hash of the code of a task's functions, the same in every process.
 
-    It covers the functions' own byte code, constants and names, and those of functions and values that they capture;
-    not the code of other modules that they call.
+    It covers the functions' own byte code, constants and names, and those of functions and values that they capture,
+    and of functions that they call from their own module or from others that are not installed as a library; not
+    methods of classes.
     """
     digest = hashlib.sha256()
     for role, function in _functions(Functions.of(task)):
@@ -213,7 +219,8 @@ def _parts(value: Any) -> tuple[Any, ...] | None:
     if isinstance(value, FunctionType):
         used = [(name, value.__globals__.get(name)) for name in value.__code__.co_names if name in value.__globals__]
         plain = [item for item in used if isinstance(item[1], str | bytes | int | float | tuple | Path)]
-        called = (f for _, f in used if isinstance(f, FunctionType) and f.__module__ == value.__module__)
+        within = [vars(m).get(name) for _, m in used if isinstance(m, ModuleType) for name in value.__code__.co_names]
+        called = [f for f in [*(f for _, f in used), *within] if isinstance(f, FunctionType) and _is_users(f, value)]
         captured = (cell.cell_contents for cell in value.__closure__ or ())
         return (value.__code__, *captured, value.__defaults__, value.__kwdefaults__, *plain, *called)
     if isinstance(value, CodeType):
@@ -223,6 +230,15 @@ def _parts(value: Any) -> tuple[Any, ...] | None:
     return tuple(value) if isinstance(value, tuple | list) else None
 
 
+def _is_users(function: FunctionType, caller: FunctionType) -> bool:
+    """Whether a function that another one calls is of the same module, or of one that is in no library."""
+    if function.__module__ == caller.__module__:
+        return True
+    file = getattr(sys.modules.get(function.__module__), "__file__", None)
+    is_own = function.__module__.partition(".")[0] == "bellis"
+    return file is not None and not is_own and not file.startswith(_LIBRARIES)
+
+
 def _leaf(value: Any) -> bytes:
     if isinstance(value, set | frozenset):
         return repr(sorted(map(repr, value))).encode()
@@ -230,4 +246,6 @@ def _leaf(value: Any) -> bytes:
         return f"{value.dtype} {value.shape}".encode() + value.tobytes()
     if isinstance(value, str | bytes | int | float | complex | bool | None | Path):
         return repr(value).encode()
-    return f"{type(value).__module__}.{type(value).__qualname__}".encode()
+    name = getattr(value, "__qualname__", getattr(value, "__name__", ""))  # of classes, builtins and ufuncs
+    module = getattr(value, "__module__", "")
+    return f"{type(value).__module__}.{type(value).__qualname__} {module}.{name}".encode()

@@ -74,6 +74,9 @@ class Task:
     identity: str = field(default="", kw_only=True)
     """What it reads and writes, in words. Part of the journal's fingerprint like the version, but beside the code:
     `bellis.ops` tells here which datasets a task is about."""
+    writes: Mapping[str, Roi] = field(default_factory=dict, kw_only=True)
+    """Regions of datasets, by name, that its blocks write, rounded out to what only one worker may write at a time.
+    Tasks that do not wait for each other must not touch the same ones: a plan refuses that."""
     results: bool = field(default=False, kw_only=True)
     """Keep what ``process_function`` returns (msgpack types and NumPy arrays, small), for ``report.results``."""
     setup: Callable[[], Any] | None = field(default=None, kw_only=True)
@@ -88,6 +91,7 @@ class Task:
             object.__setattr__(self, "num_workers", max_workers)
         object.__setattr__(self, "upstream_tasks", tuple(self.upstream_tasks or ()))
         object.__setattr__(self, "resources", MappingProxyType(dict(self.resources)))
+        object.__setattr__(self, "writes", MappingProxyType(dict(self.writes)))
         if not isinstance(self.task_id, str) or not self.task_id:
             raise TaskError(f"task_id must be a non-empty string, not {self.task_id!r}")
         self._check_regions()
