@@ -198,10 +198,11 @@ def reads_bellis(library: Library, size: int, block: int, regions: int) -> dict[
     import tensorstore
 
     from bellis import Roi, open_ds
+    from bellis.arrays.tensorstore import CACHE_BYTES
 
     array = open_ds(RAW)
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": RAW + "/"}}
-    context = {"cache_pool": {"total_bytes_limit": 64 * 1024**2}, "data_copy_concurrency": {"limit": 1},
+    context = {"cache_pool": {"total_bytes_limit": CACHE_BYTES}, "data_copy_concurrency": {"limit": 1},
                "file_io_concurrency": {"limit": 2}}  # fmt: skip
     bare = tensorstore.open(spec, context=tensorstore.Context(context)).result()
     rng = np.random.default_rng(2)

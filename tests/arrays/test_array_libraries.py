@@ -179,3 +179,12 @@ def test_dask_in_memory_has_chunks_of_its_own() -> None:
     lazy = Array(VOXELS).to_dask()
     assert lazy.shape == VOXELS.shape
     np.testing.assert_array_equal(lazy[1, ::-1].compute(scheduler="sync"), VOXELS[1, ::-1])
+
+
+def test_what_knows_its_place_by_other_means_is_not_wrapped() -> None:
+    pytest.importorskip("xarray")
+    array = Array(np.zeros((4, 4)), offset=(10, 10))
+    with pytest.raises(ArrayError, match="is an Array already"):
+        Array(array)
+    with pytest.raises(ArrayError, match=r"voxel_size=..., offset=..."):
+        Array(array.to_xarray())

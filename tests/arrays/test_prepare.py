@@ -292,3 +292,21 @@ def test_processes_that_prepare_at_the_same_time_are_all_told_of(tmp_path: Path)
     with processes(2) as pool:
         list(pool.map(prepare_and_describe, paths, [(10, 20)] * 6, [{}] * 6))
     assert sorted(entry["name"] for entry in ome(tmp_path / "out.zarr")["multiscales"]) == [f"raw{k}" for k in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("raw.zarr", (4, 4)), {"chunks": (2, 2)}, "unexpected keyword argument 'chunks'. It takes path, total_roi"),
+        (("a.h5", "raw"), {"shape": (4, 4)}, "With a name as second argument, as in daisy, it takes filename"),
+        ((), {}, "missing a required argument: 'path'"),
+    ],
+)
+def test_a_wrong_argument_is_answered_with_those_that_there_are(arguments: Any, options: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        prepare_ds(*arguments, **options)
+
+
+def test_an_unknown_dtype_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArrayError, match="dtype 'foo' is none that NumPy knows"):
+        prepare_ds(tmp_path / "a.zarr", (4, 4), dtype="foo")

@@ -267,3 +267,16 @@ def test_metadata_that_is_not_understood_is_an_error_with_the_path(tmp_path: Pat
     (tmp_path / "zarr.json").write_text(metadata)
     with pytest.raises(ArrayError, match=str(tmp_path)):
         open_ds(tmp_path)
+
+
+def test_version_2_is_made_where_it_is_asked_for(tmp_path: Path) -> None:
+    array = prepare_ds(tmp_path / "a.zarr/raw", (4, 6), (2, 3), "uint16", format="zarr2")
+    array[array.roi] = 7
+    found = zarr.open_group(tmp_path / "a.zarr", mode="r")
+    assert found.metadata.zarr_format == 2
+    assert (found["raw"][:] == 7).all()
+    assert open_ds(tmp_path / "a.zarr/raw").format == "zarr 2"
+    assert tuple(open_ds(tmp_path / "a.zarr/raw").voxel_size) == (2, 3)
+    prepare_ds(tmp_path / "b.zarr/raw", (4, 6), (2, 3), "uint16")
+    with pytest.raises(ArrayError, match="would be zarr 2 in a group of zarr 3"):
+        prepare_ds(tmp_path / "b.zarr/other", (4, 6), (2, 3), "uint16", format="zarr2")

@@ -14,7 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from bellis import Array, ArrayError, BlockGrid, Coordinate, Roi, TaskError, open_ds, prepare_ds
+import bellis
+from bellis import (
+    Array,
+    ArrayError,
+    BlockGrid,
+    Coordinate,
+    JournalMismatchError,
+    Roi,
+    TaskError,
+    open_ds,
+    ops,
+    prepare_ds,
+)
 from bellis.ops.blocks import Limits, as_input, as_output, block_task
 
 if TYPE_CHECKING:
@@ -165,3 +177,29 @@ def test_the_identity_tells_datasets_apart(tmp_path: Path) -> None:
 def test_results_are_kept_if_asked(run: Run) -> None:
     task = block_task("task", lambda block: block.index, reads=[Array(np.zeros(10))], block_shape=5, results=True)
     assert list(run(task).results("task").values()) == [0, 1]
+
+
+def test_arrays_in_memory_are_told_apart_by_what_they_hold(run: Run, tmp_path: Path) -> None:
+    def task(value: int, name: str) -> Any:
+        return ops.copy(Array(np.full(8, value, "uint8")), tmp_path / f"{name}.zarr", name=name)
+
+    run(task(1, "a"), journal=tmp_path / "journal")
+    assert run(task(1, "a"), journal=tmp_path / "journal").tasks["a"].counts.skipped == 1
+    with pytest.raises(JournalMismatchError, match="in memory"):
+        bellis.run(task(2, "a"), "inline", progress=False, journal=tmp_path / "journal")
+
+
+def test_no_run_takes_what_another_one_wrote_to_memory_for_done(run: Run, tmp_path: Path) -> None:
+    def task() -> Any:
+        return ops.copy(Array(np.ones(8, "uint8")), Array(np.zeros(8, "uint8")))
+
+    run(task(), journal=tmp_path / "journal")
+    with pytest.raises(JournalMismatchError, match="in memory"):
+        bellis.run(task(), "inline", progress=False, journal=tmp_path / "journal")
+
+
+@pytest.mark.parametrize("name", ["block_shape", "context"])
+def test_a_shape_of_another_rank_is_named(name: str) -> None:
+    options: Any = {name: (2, 2)}
+    with pytest.raises(TaskError, match=rf"{name} is \(2, 2\): pass one whole number of voxels, or 3 of them"):
+        block_task("task", nothing, reads=[Array(np.zeros((4, 4, 4)))], **options)

@@ -204,3 +204,8 @@ def test_blocks_that_need_too_much_memory_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"a worker would need about 229 MB .* pass block_shape="):
         measure(labels, tmp_path / "t", block_shape=100, limits=limits)
     assert measure(labels, tmp_path / "t", block_shape=80, limits=limits).tasks
+
+
+def test_a_table_in_another_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="must be the path of a Parquet file"):
+        measure(Array(np.zeros(4, np.uint8)), tmp_path / "cells.csv")

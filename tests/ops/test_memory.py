@@ -101,3 +101,12 @@ def test_the_largest_block_fits_and_is_of_whole_units(axes: list[tuple[int, int]
         return
     assert bytes_of(found) <= most
     assert all(n == whole or n % unit == 0 for n, whole, unit in zip(found, block, units, strict=True))
+
+
+def test_a_bound_is_a_number_of_bytes_or_written_with_a_unit() -> None:
+    assert [memory.parse_bytes(size) for size in (None, 5, "2GB", "1.5 GiB", "10k")] == [
+        *(None, 5, 2 * 10**9, 3 * 2**29, 10_000)
+    ]
+    for wrong in ("lots", "-1", 0, "GB"):
+        with pytest.raises(TaskError, match="like 500MB or 2GB"):
+            Limits(max_memory=wrong)

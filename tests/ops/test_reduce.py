@@ -168,3 +168,12 @@ def test_an_operation_may_have_another_name(tmp_path: Path) -> None:
     assert (report.value("a/b"), report.value("c")) == (6, 10)
     with pytest.raises(TaskError, match="keeps no results"):
         report.value("c/blocks")
+
+
+def test_two_functions_on_one_array_share_no_scratch_folder() -> None:
+    source = Array(np.arange(8.0))
+    folders = {
+        reduce(fn, combine, source).tasks[0].process_function.keywords["scratch"].folder
+        for fn, combine in ((np.min, min), (np.max, max), (np.max, min))
+    }
+    assert len(folders) == 3

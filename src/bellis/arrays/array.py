@@ -167,7 +167,7 @@ class Array(Description):
             If the region is outside or off the voxel grid, the shape differs, the dtype does not
             hold every value of ``value``'s dtype, or the array is read-only.
         """
-        self._check(roi)
+        self._check(roi, "write to array.roi.intersect(roi)")
         if reason := self._source.why_read_only():
             raise ArrayError(reason)
         voxels = self._fit(value, roi)

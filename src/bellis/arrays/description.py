@@ -24,6 +24,9 @@ Snap: TypeAlias = Literal["grow", "shrink", "closest"]
 """How a region is moved to whole voxels, as by `Roi.snap_to_grid`."""
 
 
+_READ = "read it with to_ndarray(roi, fill_value=...), or take array.intersect(roi)"
+
+
 class Description:
     """The part of `Array` that touches no voxel."""
 
@@ -220,13 +223,10 @@ class Description:
             raise ArrayError(f"coordinate {point} has {point.dims} dimensions, the array has {axes}")
         return point
 
-    def _check(self, roi: Roi) -> None:
+    def _check(self, roi: Roi, cure: str = _READ) -> None:
         self._source.layout.check_grid(roi)
         if not roi.empty and not self._roi.contains(roi):
-            raise ArrayError(
-                f"roi {roi} is outside of the array's roi {self._roi}: read it with "
-                "to_ndarray(roi, fill_value=...), or take array.intersect(roi)"
-            )
+            raise ArrayError(f"roi {roi} is outside of the array's roi {self._roi}: {cure}")
 
 
 def units_of(layout: Layout) -> str:

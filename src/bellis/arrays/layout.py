@@ -88,7 +88,7 @@ class Layout:
         whole = axes.whole(size or (Fraction(1),) * dims, begin or (Fraction(0),) * dims, units, physical)
         layout = cls(
             shape=tuple(voxels),
-            dtype=np.dtype(dtype),
+            dtype=parse_dtype(dtype),
             voxel_size=whole[0],
             offset=whole[1],
             axis_names=names,
@@ -267,6 +267,20 @@ class Layout:
                 f"{what}s of {spatial} voxels do not divide a write_size of {write_voxels} voxels: "
                 f"two blocks would write the same {what}"
             )
+
+
+def parse_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """Return the data type that is meant.
+
+    Raises
+    ------
+    ArrayError
+        If NumPy knows none of that name.
+    """
+    try:
+        return np.dtype(dtype)
+    except TypeError as error:
+        raise ArrayError(f"dtype {dtype!r} is none that NumPy knows: use 'uint8', 'float32' or the like") from error
 
 
 def parse_voxel_size(value: RationalsLike, unit: str = "nm") -> Coordinate:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, Literal, overload
-
-import numpy as np
 
 from bellis.arrays.array import Array
 from bellis.arrays.axes import unit_per_axis
@@ -20,7 +19,7 @@ from bellis.geometry import Coordinate, Roi
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -138,9 +137,17 @@ def prepare_ds(*args: Any, **kwargs: Any) -> Array:
         If the arguments do not fit each other, or an array is there that is not as asked: each
         difference is listed.
     """
-    if "ds_name" in kwargs or (len(args) > 1 and isinstance(args[1], str)):
-        return _prepare_by_name(*args, **kwargs)
-    return _prepare(*args, **kwargs)
+    by_name = "ds_name" in kwargs or (len(args) > 1 and isinstance(args[1], str))
+    form: Callable[..., Array] = _prepare_by_name if by_name else _prepare
+    known = inspect.signature(form)
+    try:
+        known.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"prepare_ds: {error}. {'With a name as second argument, as in daisy, it' if by_name else 'It'} takes "
+            f"{', '.join(known.parameters)}"
+        ) from None
+    return form(*args, **kwargs)
 
 
 def prepare_array(
@@ -319,7 +326,7 @@ def layout_asked(
         voxels = (num_channels, *voxels)
     layout = Layout.of(
         voxels,
-        np.dtype(dtype),
+        dtype,
         voxel_size=voxel_size,
         offset=offset,
         axis_names=axis_names,

@@ -102,6 +102,13 @@ def wrapped(data: Any) -> Any:
     """
     if not all(hasattr(data, name) for name in ("shape", "dtype", "__getitem__")):
         raise ArrayError(f"{type(data).__name__} has no shape, dtype or slicing: pass an array")
+    if hasattr(data, "to_world_space"):
+        raise ArrayError(f"{data} is an Array already: use it as it is, or take a view, array[roi]")
+    if type(data).__module__.split(".")[0] == "xarray":
+        raise ArrayError(
+            "the coordinates of an xarray are not read, so that its place would be lost: pass Array(xarray.data, "
+            "voxel_size=..., offset=...)"
+        )
     if type(data).__module__.split(".")[0] == "tensorstore":
         from bellis.arrays.tensorstore import TensorStoreData
 

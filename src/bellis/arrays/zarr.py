@@ -31,15 +31,29 @@ _FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
 class ZarrFormat:
-    """Zarr, version 2 and 3, on local disks, in object stores and behind web servers."""
+    """Zarr, version 2 and 3, on local disks, in object stores and behind web servers.
 
-    name = "zarr"
+    Parameters
+    ----------
+    version
+        Of what is made; if not given, 2 inside of a group of version 2, and 3 elsewhere.
+    """
+
+    def __init__(self, version: Version | None = None) -> None:
+        self._version = version
+
+    @property
+    def name(self) -> str:
+        """``"zarr"``, or ``"zarr2"`` for the format that makes version 2."""
+        return "zarr" if self._version is None else f"zarr{self._version}"
 
     def claims(self, location: Location) -> bool:
         """Whether there is a zarr array or group, or the container is called ``*.zarr``.
 
         A server that can't be reached is an error: the other formats can't reach it either.
         """
+        if self._version is not None:
+            return False  # it is the other one's to recognise what is there
         return location.suffix == ".zarr" or any(keyvalue.exists(location, key) for key in _FILES)
 
     def datasets(self, location: Location) -> list[str]:
@@ -73,9 +87,12 @@ class ZarrFormat:
         )
 
     def create(self, location: Location, new: NewArray) -> None:
-        """Make an empty array, of version 3, or 2 inside of a group of version 2, and the groups on the way to it."""
+        """Make an empty array, and the groups on the way to it."""
         keyvalue.check_writeable(location)
-        version = _version_above(location)
+        above = _version_above(location)
+        version = self._version or above or 3
+        if above not in (None, version):
+            raise ArrayError(f"{location} would be zarr {version} in a group of zarr {above}: pass another path")
         metadata = array_metadata(new, version)
         for group in _groups_to_make(location):
             keyvalue.write_json(group, *group_metadata(version))
@@ -132,14 +149,19 @@ def _above(location: Location) -> Iterator[Location]:
         yield from (Location(path.as_posix()) for path in location.path.parents)
 
 
-def _version_above(location: Location) -> Version:
-    """Return the version of the nearest group above; 3 if there is none."""
+def zarr2() -> ZarrFormat:
+    """Return the format that makes zarr 2, for readers that know nothing newer."""
+    return ZarrFormat(2)
+
+
+def _version_above(location: Location) -> Version | None:
+    """Return the version of the nearest group above; None if there is none."""
     for parent in _above(location):
         if is_array(parent):
             raise ArrayError(f"{location} is inside of the array {parent}: pass another path")
         if version := group_version(parent):
             return version
-    return 3
+    return None
 
 
 def _groups_to_make(location: Location) -> list[Location]:

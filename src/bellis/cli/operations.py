@@ -71,7 +71,7 @@ def map(  # noqa: A001  (named as the command)
         edge=edge,
         dtype=dtype,
         overwrite=overwrite,
-        limits=_limits(max_memory),
+        limits=ops.Limits(max_memory=max_memory),
         name=function.rpartition(":")[2],
     )
 
@@ -116,7 +116,7 @@ def copy(
         shard_shape=_shape("--shards", shards),
         dtype=dtype,
         overwrite=overwrite,
-        limits=_limits(max_memory),
+        limits=ops.Limits(max_memory=max_memory),
     )
 
 
@@ -158,7 +158,7 @@ def downscale(
         method=method,
         block_shape=_extent("--block", block),
         overwrite=overwrite,
-        limits=_limits(max_memory),
+        limits=ops.Limits(max_memory=max_memory),
     )
 
 
@@ -202,7 +202,7 @@ def label(
         dtype=dtype,
         scratch=scratch,
         overwrite=overwrite,
-        limits=_limits(max_memory),
+        limits=ops.Limits(max_memory=max_memory),
     )
 
 
@@ -250,18 +250,3 @@ def _extent(option: str, text: str | None) -> int | tuple[int, ...] | None:
     """Parse one number for all axes, or one for each."""
     shape = _shape(option, text)
     return shape[0] if shape is not None and len(shape) == 1 else shape
-
-
-_BYTES = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "M": 10**6, "MB": 10**6, "G": 10**9, "GB": 10**9, "T": 10**12,
-          "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
-
-
-def _limits(max_memory: str | None) -> ops.Limits:
-    if max_memory is None:
-        return ops.Limits()
-    number = max_memory.upper().rstrip("BIKMGT ")
-    unit = max_memory.upper().removeprefix(number).strip()
-    try:
-        return ops.Limits(max_memory=int(float(number) * _BYTES[unit]))
-    except (ValueError, KeyError) as error:
-        raise click.UsageError(f"--max-memory {max_memory!r} is not a number of bytes, like 500MB or 2GB") from error

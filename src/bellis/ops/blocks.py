@@ -14,15 +14,15 @@ import numpy as np
 
 from bellis.arrays import Array, open_ds, prepare_ds
 from bellis.arrays.format import BELLIS_ID
+from bellis.arrays.layout import parse_dtype
 from bellis.arrays.location import Location
 from bellis.arrays.multiscale import Multiscale
 from bellis.arrays.ome import ome_refusal
 from bellis.arrays.open import candidates
 from bellis.errors import ArrayError, ArrayExistsError, TaskError
 from bellis.geometry import Coordinate, Roi
-from bellis.geometry.coordinate import broadcast
 from bellis.ops import memory
-from bellis.ops.frame import Frame, region_bytes
+from bellis.ops.frame import Frame, region_bytes, voxels_per_axis
 from bellis.ops.frame import name_of as name_of
 from bellis.tasks import Task
 
@@ -52,10 +52,14 @@ class Limits:
     """How often a failed block is tried again."""
     timeout_s: float | None = None
     """Seconds that one block may take before its worker is killed; None for ever."""
-    max_memory: int | None = None
-    """Bytes that one worker may need; None: this machine's memory, shared by ``num_workers`` or its cores."""
+    max_memory: int | str | None = None
+    """Bytes that one worker may need, also as ``"2GB"``; None: this machine's memory, shared by ``num_workers`` or its
+    cores."""
     resources: Mapping[str, int] = field(default_factory=dict)
     """What one running block holds, for example ``{"gpu": 1}``."""
+
+    def __post_init__(self) -> None:
+        memory.parse_bytes(self.max_memory)
 
 
 def as_input(source: Source) -> Array:
@@ -160,7 +164,7 @@ class _Planned:
     """Voxels that are not stored yet."""
 
     def __init__(self, path: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        self.path, self.shape, self.dtype = path, shape, parse_dtype(dtype)
 
     def __getitem__(self, slices: object) -> None: ...
 
@@ -256,7 +260,7 @@ def block_task(
     frame = Frame.of(name, reads, writes, total)
     lattices = frame.lattices(is_parallel=is_parallel)
     block = frame.block(block_shape, lattices)
-    margin = broadcast(context, frame.dims)
+    margin = voxels_per_axis(f"task {name!r}: context", context, frame.dims)
     if min(margin) < 0:
         raise TaskError(f"task {name!r}: context is {tuple(margin)}, must not be negative")
     frame.check(block, margin, lattices, is_parallel=is_parallel)
@@ -269,7 +273,7 @@ def block_task(
         read = sum(region_bytes(array, written + 2 * edge) for array in reads)
         return memory.estimate(read, sum(region_bytes(array, written) for array in writes))
 
-    most = limits.max_memory or memory.share_of_worker(limits.num_workers)
+    most = memory.parse_bytes(limits.max_memory) or memory.share_of_worker(limits.num_workers)
     memory.check_memory(name, bytes_of, block, frame.units(block, lattices), max_memory=most)
     write_roi = Roi(frame.roi.begin, block * frame.voxel_size)
     return Task(

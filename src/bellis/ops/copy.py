@@ -9,9 +9,8 @@ import numpy as np
 
 from bellis.arrays.format import BELLIS_ID
 from bellis.errors import TaskError
-from bellis.geometry.coordinate import broadcast
 from bellis.ops.blocks import Limits, Source, as_input, as_output, block_task, planned
-from bellis.ops.frame import name_of
+from bellis.ops.frame import name_of, voxels_per_axis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +79,9 @@ def copy(
             target,
             array,
             kind,
-            write_size=None if block_shape is None else broadcast(block_shape, array.dims) * array.voxel_size,
+            write_size=None
+            if block_shape is None
+            else voxels_per_axis("block_shape", block_shape, array.dims) * array.voxel_size,
             overwrite=overwrite,
             chunk_shape=chunk_shape,
             shard_shape=shard_shape,

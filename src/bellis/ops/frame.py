@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bellis.errors import TaskError
+from bellis.errors import GeometryError, TaskError
 from bellis.geometry import Coordinate
 from bellis.geometry.coordinate import broadcast
 from bellis.ops.safety import Lattice, check_chunks, is_safe, safe_block
@@ -98,7 +98,7 @@ class Frame(NamedTuple):
         """
         whole = self.roi.shape // self.voxel_size
         if asked is not None:
-            block = broadcast(asked, self.dims)
+            block = voxels_per_axis(f"task {self.name!r}: block_shape", asked, self.dims)
             if min(block) < 1:
                 raise TaskError(f"task {self.name!r}: block_shape is {tuple(block)}, must be positive")
             return Coordinate(map(min, block, whole))
@@ -209,6 +209,27 @@ def region_bytes(array: Array, extent: Coordinate) -> int:
     voxels = zip(extent.ceil_division(array.voxel_size), array.spatial_shape, strict=True)
     channels = prod(n for n, kind in zip(array.shape, array.types, strict=True) if kind == "channel")
     return prod(min(n, most) for n, most in voxels) * channels * array.dtype.itemsize
+
+
+def voxels_per_axis(what: str, value: CoordinateLike, dims: int) -> Coordinate:
+    """Parse one number of voxels for all axes, or one for each.
+
+    Raises
+    ------
+    TaskError
+        If it is neither.
+    """
+    try:
+        return broadcast(value, dims)
+    except GeometryError as error:
+        raise TaskError(
+            f"{what} is {value!r}: pass one whole number of voxels, or {dims} of them, one per axis"
+        ) from error
+
+
+def extent_of(block_shape: CoordinateLike | None, array: Array) -> Coordinate | None:
+    """Return the world units of a block that is given in voxels of an array; None if none is given."""
+    return None if block_shape is None else voxels_per_axis("block_shape", block_shape, array.dims) * array.voxel_size
 
 
 def write_size_of(array: Array) -> Coordinate | None:

@@ -15,9 +15,9 @@ import numpy as np
 
 from bellis.errors import RunError, TaskError
 from bellis.geometry import Coordinate
-from bellis.geometry.coordinate import broadcast
 from bellis.ops.blocks import as_input, as_output, block_task
 from bellis.ops.contacts import NO_LABELS, NO_PAIRS, components, lower_directions, shown_labels, touched_labels
+from bellis.ops.frame import extent_of
 from bellis.ops.steps import Steps, check_no_channels, check_same_voxels, index_of, no_step
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def label(
     check_no_channels(f"task {name!r}", source)
     if not 1 <= connectivity <= source.dims:
         raise TaskError(f"task {name!r}: connectivity is {connectivity}, must be from 1 to the {source.dims} axes")
-    size = None if block_shape is None else broadcast(block_shape, source.dims) * source.voxel_size
+    size = extent_of(block_shape, source)
     target = as_output(output, source, dtype, write_size=size, overwrite=overwrite)
     if target.dtype.kind != "u":
         raise TaskError(f"task {name!r}: labels are unsigned integers, but the output has dtype {target.dtype}")

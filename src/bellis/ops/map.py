@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from bellis.arrays import Array
-from bellis.arrays.layout import scalar_as
+from bellis.arrays.layout import parse_dtype, scalar_as
 from bellis.arrays.location import Location
 from bellis.errors import ArrayError, FunctionError, TaskError
-from bellis.geometry.coordinate import broadcast
 from bellis.ops.blocks import Limits, Source, as_input, as_output, block_task, check_survives, planned
-from bellis.ops.frame import name_of
+from bellis.ops.frame import extent_of, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,10 +120,7 @@ def map(  # noqa: A001  # used as ops.map
         for source in sources:
             scalar_as(constant, source.dtype)
     like = sources[0]
-    write_size = None
-    if block_shape is not None:
-        first = targets[0] if isinstance(targets[0], Array) else like
-        write_size = broadcast(block_shape, first.dims) * first.voxel_size
+    write_size = extent_of(block_shape, targets[0] if isinstance(targets[0], Array) else like)
     for target, source in product(targets if overwrite else (), sources):
         if not isinstance(target, Array):
             check_survives(Location.of(target), source)
@@ -287,8 +283,8 @@ def _dtypes(asked: DType | DTypes | None, default: np.dtype[Any], outputs: int) 
             raise TaskError(
                 f"dtype has {len(asked)} entries, but there are {outputs} outputs: pass one, or one for each"
             )
-        return [np.dtype(one) for one in asked]
-    return [default if asked is None else np.dtype(asked)] * outputs
+        return [parse_dtype(one) for one in asked]
+    return [default if asked is None else parse_dtype(asked)] * outputs
 
 
 def _sequence(given: Source | Sequence[Source]) -> list[Source]:

@@ -103,7 +103,7 @@ def measure(
         check_same_voxels(what, source, image)
         if image.dtype.kind not in "iubf":
             raise ArrayError(f"{what}: intensities are integers or floats, but {name_of(image)} has {image.dtype}")
-    if "://" in str(table) or Path(table).is_dir():
+    if "://" in str(table) or Path(table).is_dir() or Path(table).suffix.lower() not in ("", ".parquet", ".pq"):
         raise TaskError(f"{what}: table is {table}, must be the path of a Parquet file, like 'cells.parquet'")
     path = Path(table).absolute()
     arrays = [source] if image is None else [source, image]

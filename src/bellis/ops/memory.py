@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ WORKER_BYTES = 150 * 1024**2
 """What a worker holds besides its block: Python, NumPy, SciPy, tensorstore with its cache."""
 COPIES = 3
 """How often what a block reads and writes is in memory at once: as read, as decoded chunks, as a temporary."""
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", re.IGNORECASE)
 
 
 def estimate(read_bytes: int, write_bytes: int) -> int:
@@ -91,6 +94,29 @@ def largest_block(
         axis = next(k for k, n in enumerate(shape) if n == longest and n > units[k])
         shape[axis] = (longest - 1) // units[axis] * units[axis]
     return Coordinate(shape)
+
+
+def parse_bytes(size: int | str | None) -> int | None:
+    """Return a number of bytes.
+
+    Raises
+    ------
+    TaskError
+        If it is not positive, or not written like ``"500MB"``, ``"2GB"`` or ``"1.5GiB"``.
+
+    Examples
+    --------
+    >>> parse_bytes("2GB"), parse_bytes("1.5 KiB")
+    (2000000000, 1536)
+    """
+    if size is None:
+        return None
+    found = _SIZE.fullmatch(str(size))
+    base = 1024 if found and found[3] else 1000
+    parsed = int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " ")) if found else 0
+    if parsed < 1:
+        raise TaskError(f"max_memory is {size!r}, must be a positive number of bytes, like 500MB or 2GB")
+    return parsed
 
 
 def _cores() -> int:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from bellis.errors import TaskError
-from bellis.geometry.coordinate import broadcast
 from bellis.ops.blocks import as_input, as_output, block_task, name_of
+from bellis.ops.frame import extent_of
 from bellis.ops.steps import check_integers, check_same_voxels
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def relabel(
     check_integers(f"task {name!r}", source)
     if missing not in get_args(Missing):
         raise TaskError(f"task {name!r}: missing is {missing!r}, must be one of {', '.join(get_args(Missing))}")
-    size = None if block_shape is None else broadcast(block_shape, source.dims) * source.voxel_size
+    size = extent_of(block_shape, source)
     target = as_output(output, source, dtype or source.dtype, write_size=size, overwrite=overwrite)
     check_integers(f"task {name!r}", target)
     check_same_voxels(f"task {name!r}", source, target)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bellis.errors import TaskError
-from bellis.geometry.coordinate import broadcast
 from bellis.ops.blocks import as_input, as_output, block_task
+from bellis.ops.frame import extent_of
 from bellis.ops.relabel import check_range, compact, look_up
 from bellis.ops.steps import Step, Steps, check_integers, check_same_voxels, index_of, no_step
 
@@ -77,7 +77,7 @@ def remove_small(
     check_integers(f"task {name!r}", source)
     if isinstance(min_size, bool) or not isinstance(min_size, int | np.integer) or min_size < 0:
         raise TaskError(f"task {name!r}: min_size is {min_size!r}, must be a number of voxels, 0 or more")
-    size = None if block_shape is None else broadcast(block_shape, source.dims) * source.voxel_size
+    size = extent_of(block_shape, source)
     target = as_output(output, source, dtype or source.dtype, write_size=size, overwrite=overwrite)
     check_integers(f"task {name!r}", target)
     check_same_voxels(f"task {name!r}", source, target)
