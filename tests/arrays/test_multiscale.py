@@ -329,3 +329,9 @@ def test_a_cosem_group_of_n5_is_an_image(tmp_path: Path) -> None:
     image = Multiscale.open(tmp_path / "em.n5")
     assert [tuple(level.voxel_size) for level in image] == [(4, 4, 4), (8, 8, 8)]
     assert image[0].roi == image[1].roi
+
+
+def test_an_array_that_is_no_image_is_said_to_be_one(tmp_path: Path) -> None:
+    prepare_ds(tmp_path / "a.zarr", (4, 4), dtype="uint8")
+    with pytest.raises(ArrayError, match="but a single array: make an image of it"):
+        Multiscale.open(tmp_path / "a.zarr")

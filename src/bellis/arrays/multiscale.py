@@ -97,6 +97,11 @@ class Multiscale:
         for candidate in candidates(location):
             if levels := levels_by_name(candidate, location, mode != "r", missing):
                 return cls(location, "", levels)
+        if any(candidate.open(location, is_writeable=False, missing=missing) for candidate in candidates(location)):
+            raise ArrayError(
+                f"there is no multi-scale image at {location}, but a single array: make an image of it, which has room "
+                "for levels, with ops.copy or `bellis copy` to another path"
+            )
         raise ArrayError(f"there is no multi-scale image: {what_is_there(location)}")
 
     @classmethod

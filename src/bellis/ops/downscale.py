@@ -56,8 +56,9 @@ def downscale(
         given, levels are made until no axis is longer than 128 voxels. Or, for each level, voxels of the level above
         per voxel: one number for all or one per physical axis.
     method
-        ``"mean"`` (rounded to the nearest, half to even, for integers), ``"median"``, ``"min"`` and ``"max"`` for
-        intensities; ``"mode"`` for labels; ``"stride"`` for the first voxel.
+        ``"mean"`` (rounded to the nearest, half to even, for integers), ``"median"`` (of an even number, the lower one
+        of the two in the middle), ``"min"`` and ``"max"`` for intensities; ``"mode"`` for labels; ``"stride"`` for the
+        first voxel. Of floats, all but the mean and the mode leave out NaN.
     block_shape
         Voxels of each level that a block writes, one number or one per physical axis; picked if not given.
     name
