@@ -63,7 +63,7 @@ def _cell(figure: Figure, samples: Samples) -> str:
     waited_s = next((sample["timeout_s"] for sample in samples if "timeout_s" in sample), None)
     if waited_s is not None:
         return f"> {waited_s:g} s" if figure.unit == "s" else f"not in {waited_s:g} s"
-    return "failed" if samples else ""
+    return "failed" if any("error" in sample for sample in samples) else ""
 
 
 def _spread(figure: Figure, samples: Samples) -> str:
