@@ -113,20 +113,6 @@ class ZarrFormat:
             keyvalue.delete(location)
 
 
-def create_group(location: Location, version: Version = 3) -> None:
-    """Make ``location`` a zarr group, unless it is one.
-
-    Raises
-    ------
-    ArrayError
-        If there is an array.
-    """
-    if is_array(location):
-        raise ArrayError(f"{location} is an array, not a group: pass another path")
-    if group_version(location) is None:
-        keyvalue.write_json(location, *group_metadata(version))
-
-
 def _layout(location: Location, metadata: ZarrMetadata) -> Layout:
     """Return what the array says of itself, or, if it says nothing, the group that it is a level of."""
     try:
