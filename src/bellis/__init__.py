@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bellis import ops as ops
+    from bellis import volumes as volumes
     from bellis.api import SerialServer as SerialServer
     from bellis.api import Server as Server
     from bellis.api import run as run
@@ -19,19 +20,29 @@ if TYPE_CHECKING:
     from bellis.arrays import Multiscale as Multiscale
     from bellis.arrays import open_ds as open_ds
     from bellis.arrays import prepare_ds as prepare_ds
+    from bellis.errors import AccessError as AccessError
     from bellis.errors import ArrayError as ArrayError
     from bellis.errors import ArrayExistsError as ArrayExistsError
     from bellis.errors import BellisError as BellisError
+    from bellis.errors import BlockNotReadyError as BlockNotReadyError
+    from bellis.errors import CacheMismatchError as CacheMismatchError
+    from bellis.errors import DamagedBlockError as DamagedBlockError
     from bellis.errors import DeadlockError as DeadlockError
+    from bellis.errors import DescriptionError as DescriptionError
+    from bellis.errors import DownloadError as DownloadError
     from bellis.errors import EngineError as EngineError
+    from bellis.errors import FetchError as FetchError
     from bellis.errors import FunctionError as FunctionError
     from bellis.errors import GeometryError as GeometryError
     from bellis.errors import JournalCorruptError as JournalCorruptError
     from bellis.errors import JournalError as JournalError
     from bellis.errors import JournalLockedError as JournalLockedError
     from bellis.errors import JournalMismatchError as JournalMismatchError
+    from bellis.errors import MissingBlockError as MissingBlockError
     from bellis.errors import RunError as RunError
     from bellis.errors import TaskError as TaskError
+    from bellis.errors import TransientError as TransientError
+    from bellis.errors import VolumeError as VolumeError
     from bellis.geometry import Coordinate as Coordinate
     from bellis.geometry import Roi as Roi
     from bellis.geometry import expand_roi_to_grid as expand_roi_to_grid
@@ -56,9 +67,10 @@ _ROOMS = {
     "bellis.api": ("SerialServer", "Server", "run", "run_blockwise"),
     "bellis.arrays": ("Array", "Multiscale", "open_ds", "prepare_ds"),
     "bellis.errors": (
-        "ArrayError", "ArrayExistsError", "BellisError", "DeadlockError", "EngineError", "FunctionError",
-        "GeometryError", "JournalCorruptError", "JournalError", "JournalLockedError", "JournalMismatchError",
-        "RunError", "TaskError",
+        "AccessError", "ArrayError", "ArrayExistsError", "BellisError", "BlockNotReadyError", "CacheMismatchError",
+        "DamagedBlockError", "DeadlockError", "DescriptionError", "DownloadError", "EngineError", "FetchError",
+        "FunctionError", "GeometryError", "JournalCorruptError", "JournalError", "JournalLockedError",
+        "JournalMismatchError", "MissingBlockError", "RunError", "TaskError", "TransientError", "VolumeError",
     ),
     "bellis.geometry": ("Coordinate", "Roi", "expand_roi_to_grid", "expand_write_roi_to_grid"),
     "bellis.planning": ("BlockGrid", "BlockwiseDependencyGraph", "DependencyGraph", "Plan", "plan"),
@@ -70,7 +82,9 @@ _ROOMS = {
 }  # fmt: skip
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = sorted([*_HOME, "ops"])
+_MODULES = ("ops", "volumes")
+
+__all__ = sorted([*_HOME, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
@@ -79,8 +93,8 @@ def __getattr__(name: str) -> Any:
             f"bellis.{name} is for worker functions, which this version does not have yet: pass a process_function "
             "that takes a block"
         )
-    if name == "ops":
-        return import_module("bellis.ops")
+    if name in _MODULES:
+        return import_module(f"bellis.{name}")
     room = _HOME.get(name)
     if room is None:
         raise AttributeError(f"module 'bellis' has no attribute {name!r}")

@@ -25,6 +25,61 @@ class ArrayExistsError(ArrayError, FileExistsError):
     """A dataset that is there, and is not as asked."""
 
 
+class DescriptionError(ArrayError):
+    """A description file with mistakes in it; ``problems`` has all of them."""
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
+class VolumeError(ArrayError, OSError):
+    """Voxels from elsewhere that can't be had, or can't be kept."""
+
+
+class FetchError(VolumeError, ConnectionError):
+    """A block did not come: the server refused, answered with what is no block, or did not answer in time."""
+
+
+class TransientError(FetchError):
+    """An attempt that failed, and may succeed if it is made again.
+
+    ``retry_after_s`` is how long the server asks to wait; None if it does not say.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class AccessError(FetchError, PermissionError):
+    """A server that asks who is there, or does not let them in."""
+
+
+class MissingBlockError(FetchError, FileNotFoundError):
+    """A block that the server does not have."""
+
+
+class BlockNotReadyError(VolumeError):
+    """A block that is not, or not wholly, in the file set."""
+
+
+class DamagedBlockError(VolumeError):
+    """A block whose file is not what was written."""
+
+
+class CacheMismatchError(VolumeError):
+    """A cache that was filled from another source, or in another way."""
+
+
+class DownloadError(VolumeError):
+    """Blocks that could not be downloaded; ``failed`` has the begin of each, and why."""
+
+    def __init__(self, message: str, failed: tuple[tuple[tuple[int, ...], str], ...] = ()) -> None:
+        super().__init__(message)
+        self.failed = failed
+
+
 class RunError(BellisError, RuntimeError):
     """A run that can't go on."""
 
