@@ -89,7 +89,7 @@ def open_ds(
     if stored is None:
         raise ArrayError(what_is_there(location))
     if not all(given is None for given in (voxel_size, offset, axis_names, units, types)):
-        layout = _overridden(
+        layout = overridden(
             stored.layout, voxel_size=voxel_size, offset=offset, axis_names=axis_names, units=units, types=types
         )
         stored = replace(stored, layout=layout)
@@ -209,7 +209,7 @@ def _claims(name: str, location: Location) -> bool:
     return known.claims(location)
 
 
-def _overridden(layout: Layout, **given: Any) -> Layout:
+def overridden(layout: Layout, **given: Any) -> Layout:
     """Return a layout with what the caller says in place of what was found; what has other axes is no longer known."""
     said = {key: value for key, value in given.items() if value is not None}
     dims = [len(said[key]) for key in ("voxel_size", "offset") if key in said]

@@ -119,6 +119,11 @@ class TensorStoreData:
         data._handle = handle
         return data
 
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """What ``tensorstore.open`` takes; the store's own axes, in its own order."""
+        return self._spec
+
     def __getitem__(self, slices: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Read into new memory."""
         handle = self._open()
@@ -165,7 +170,7 @@ class TensorStoreData:
                 ).result(self._timeout_s)
             except FAILURES as error:
                 raise ArrayError(f"tensorstore can't open {self.path}: {cause(error)}") from error
-            handle = self._arranged(handle)
+            handle = self.arranged(handle)
             if tuple(handle.shape) != self.shape or handle.dtype.numpy_dtype != self.dtype:
                 raise ArrayError(
                     f"{self.path} was changed since it was opened: it had shape {self.shape} "
@@ -185,7 +190,7 @@ class TensorStoreData:
         driver = kvstore.get("driver") if isinstance(kvstore, dict) else "file"
         return None if driver in {"file", "memory"} else SERVER_TIMEOUT_S
 
-    def _arranged(self, handle: Any) -> Any:
+    def arranged(self, handle: Any) -> Any:
         """Return a view whose axes are those that are presented, with indices from 0."""
         if handle.rank:
             handle = handle.translate_to[(0,) * handle.rank]
