@@ -1,0 +1,330 @@
+"""Blocks on their way into a cache: each is fetched once, however many threads, processes and machines want it."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from bellis.errors import BellisError, DamagedBlockError, FetchError, MissingBlockError, VolumeError
+from bellis.volumes.blocks import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from bellis.volumes.blocks import Index
+    from bellis.volumes.cache import BlockCache
+    from bellis.volumes.lease import Lease
+    from bellis.volumes.source import MissingPolicy, Patience, Source
+
+FIRST_POLL_S, LONGEST_POLL_S = 0.02, 1.0
+"""How soon, and how seldom, we look again for a block that another process fetches."""
+GRACE_S = 5.0
+"""How long after its deadline a source is given up that does not keep it."""
+CLOSED = "the volume was closed while blocks were fetched: reopen() it"
+
+Outcome: TypeAlias = "npt.NDArray[Any] | BellisError"
+"""Voxels of a block, which may be shared and must not be changed; or why there are none."""
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What one process has done to have its blocks."""
+
+    num_requests: int = 0
+    """Attempts to fetch a block."""
+    num_fetched: int = 0
+    """Blocks that came from the source."""
+    num_adopted: int = 0
+    """Blocks that were found in a tree that lazyflow had filled."""
+    num_retries: int = 0
+    """Attempts that failed and were made again."""
+    num_damaged: int = 0
+    """Blocks whose files were not what was written; they were put aside and fetched again."""
+    num_waited: int = 0
+    """Blocks that another process was fetching."""
+    num_filled: int = 0
+    """Blocks that the source does not have, and that hold zeros, as ``missing="fill"`` asks for."""
+
+
+class Fetcher:
+    """Fetches blocks into a cache.
+
+    In a process, a block is fetched by one thread of a bounded pool, and all who want it get what it got. Between
+    processes, a lease says who fetches; who finds a block leased does other blocks first, and then looks again, ever
+    more seldom. Leases only save work: after the deadline a block is fetched without one.
+
+    Parameters
+    ----------
+    cache
+        Where blocks go.
+    connect
+        Returns the source; called once, when the first block is missing.
+    patience
+        How long a block is waited for.
+    parallel
+        Blocks that are fetched at the same time.
+    missing
+        What a block means that the source does not have.
+    adopt
+        Returns voxels of a block that is at hand in another place, or None.
+    """
+
+    def __init__(
+        self,
+        cache: BlockCache,
+        connect: Callable[[], Source],
+        *,
+        patience: Patience,
+        parallel: int,
+        missing: MissingPolicy,
+        adopt: Callable[[Index], npt.NDArray[Any] | None] | None = None,
+    ) -> None:
+        self.statistics = Statistics()
+        self.pid = os.getpid()
+        self._cache = cache
+        self._connect = connect
+        self._patience = patience
+        self._parallel = parallel
+        self._missing = missing
+        self._adopt = adopt
+        self._lock = threading.Lock()
+        self._connecting = threading.Lock()
+        self._pool = ThreadPoolExecutor(parallel, thread_name_prefix="bellis-fetch")
+        self._flights: dict[Index, _Flight] = {}
+        self._source: Source | None = None
+        self._refusal: tuple[float, BellisError | None] = 0.0, None
+
+    def close(self) -> None:
+        """End the threads, when what they fetch has come; release the source."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        release = getattr(self._source, "close", None)
+        if release is not None:
+            release()
+
+    @property
+    def source(self) -> Source:
+        """The source, reached now if it was not before.
+
+        Raises
+        ------
+        CacheMismatchError
+            If the cache was filled from another one.
+        """
+        asked = time.monotonic()
+        with self._connecting:
+            if self._source is not None:
+                return self._source
+            refused, error = self._refusal
+            if error is not None and refused >= asked:  # while we waited for our turn, another thread tried
+                raise error
+            try:
+                source = self._connect()
+                self._cache.check(source.fingerprint)
+            except BellisError as error:
+                self._refusal = time.monotonic(), error
+                raise
+            self._source = source
+            return source
+
+    @property
+    def is_checked(self) -> bool | None:
+        """Whether what the source sends has a checksum; None if that is not known."""
+        found = getattr(self._source, "is_checked", None)
+        return found if isinstance(found, bool) else None
+
+    def obtain(self, indices: Iterable[Index]) -> Iterator[tuple[Index, Outcome]]:
+        """Yield each block as soon as it is there, in any order; a block that can't be had does not keep others.
+
+        No more than ``2 * parallel`` blocks are held at a time.
+        """
+        todo = _shuffled(indices)
+        running: dict[Future[npt.NDArray[Any] | None], Index] = {}
+        waiting: dict[Index, _Wait] = {}
+        while todo or running or waiting:
+            now = time.monotonic()
+            for index in [index for index, each in waiting.items() if each.due <= now]:
+                running[self._submit(index, is_forced=waiting[index].is_over(now, self._patience))] = index
+                waiting[index].due = float("inf")
+            while todo and len(running) < 2 * self._parallel:
+                index = todo.popleft()
+                running[self._submit(index)] = index
+            due = min((each.due for each in waiting.values()), default=float("inf"))
+            done, _ = wait(running, timeout=max(0.0, min(due - time.monotonic(), 1.0)), return_when=FIRST_COMPLETED)
+            for future in done or self._lost(running):
+                index = running.pop(future)
+                outcome = _outcome(future)
+                if outcome is None:  # leased by another process
+                    waiting.setdefault(index, _Wait()).again()
+                    continue
+                if waiting.pop(index, None) is not None:
+                    self._count("num_waited")
+                yield index, outcome
+
+    def _submit(self, index: Index, *, is_forced: bool = False) -> Future[npt.NDArray[Any] | None]:
+        """Return the future of a block: that of another thread of ours, if there is one."""
+        with self._lock:
+            flight = self._flights.get(index)
+            if flight is None:
+                flight = _Flight()
+                try:
+                    flight.future = self._pool.submit(self._fly, index, flight, is_forced=is_forced)
+                except RuntimeError as error:
+                    raise VolumeError(CLOSED) from error
+                self._flights[index] = flight
+            return flight.future
+
+    def _fly(self, index: Index, flight: _Flight, *, is_forced: bool) -> npt.NDArray[Any] | None:
+        flight.begun_s = time.monotonic()
+        try:
+            return self._block(index, is_forced=is_forced)
+        finally:
+            with self._lock:
+                self._flights.pop(index, None)
+
+    def _block(self, index: Index, *, is_forced: bool) -> npt.NDArray[Any] | None:
+        """Return a block from the cache or from the source; None if another process fetches it."""
+        found = self._stored(index)
+        if found is not None:
+            return found
+        if not self._cache.is_writeable:
+            return self._fetched(index)
+        lease = self._cache.lease(index)
+        if lease is None and not is_forced:
+            return None
+        try:
+            return self._renewed(index)
+        finally:
+            _release(lease)
+
+    def _renewed(self, index: Index) -> npt.NDArray[Any]:
+        found = self._stored(index)  # who held the lease before us may have stored it
+        if found is not None:
+            return found
+        voxels = self._adopt(index) if self._adopt is not None else None
+        if voxels is None:
+            voxels = self._fetched(index)
+        else:
+            self._count("num_adopted")
+        self._cache.put(index, voxels)
+        return voxels
+
+    def _stored(self, index: Index) -> npt.NDArray[Any] | None:
+        try:
+            return self._cache.read_block(index)
+        except DamagedBlockError as error:
+            self._count("num_damaged")
+            if self._cache.is_writeable:
+                self._cache.quarantine(index, str(error))
+            return None
+
+    def _fetched(self, index: Index) -> npt.NDArray[Any]:
+        from bellis.volumes.retrying import fetch_patiently
+
+        source = self.source
+        box = self._cache.blocks.box(index)
+        out = np.empty(tuple(box.shape), dtype=self._cache.layout.dtype)
+        try:
+            self._count("num_requests")
+            fetch_patiently(source, box, out, self._patience, on_retry=self._retried)
+        except MissingBlockError:
+            if self._missing == "error":
+                raise
+            self._count("num_filled")
+            return np.zeros_like(out)
+        self._count("num_fetched")
+        return out
+
+    def _retried(self, _: FetchError) -> None:
+        self._count("num_retries")
+        self._count("num_requests")
+
+    def _count(self, name: str) -> None:
+        with self._lock:
+            setattr(self.statistics, name, getattr(self.statistics, name) + 1)
+
+    def _lost(self, running: dict[Future[npt.NDArray[Any] | None], Index]) -> list[Future[npt.NDArray[Any] | None]]:
+        """Return a failed future in place of each that a source keeps beyond its deadline."""
+        last = time.monotonic() - self._patience.deadline_s - GRACE_S
+        lost = []
+        for future, index in list(running.items()):
+            with self._lock:
+                flight = self._flights.get(index)
+            if flight is None or flight.future is not future or flight.begun_s > last:
+                continue
+            failed: Future[npt.NDArray[Any] | None] = Future()
+            box = shown(self._cache.blocks.box(index))
+            failed.set_exception(
+                FetchError(f"block {box} did not come within {self._patience.deadline_s:g} s, nor did an error")
+            )
+            running[failed] = running.pop(future)
+            lost.append(failed)
+        return lost
+
+
+def shown_statistics(statistics: Statistics) -> str:
+    """Return what is not zero, for people."""
+    parts = [f"{getattr(statistics, f.name)} {f.name.removeprefix('num_')}" for f in fields(statistics)]
+    return ", ".join(part for part in parts if not part.startswith("0 ")) or "nothing was fetched"
+
+
+class _Flight:
+    """A block that a thread of the pool gets, or will get."""
+
+    __slots__ = ("begun_s", "future")
+
+    def __init__(self) -> None:
+        self.future: Future[npt.NDArray[Any] | None]
+        self.begun_s = float("inf")
+
+
+class _Wait:
+    """When to look again for a block that another process fetches."""
+
+    __slots__ = ("begun", "due", "pause")
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.pause = FIRST_POLL_S / 2
+        self.due = self.begun
+
+    def again(self) -> None:
+        self.pause = min(2 * self.pause, LONGEST_POLL_S)
+        self.due = time.monotonic() + self.pause * random.uniform(0.5, 1.0)  # noqa: S311  (it spreads, no more)
+
+    def is_over(self, now: float, patience: Patience) -> bool:
+        return now - self.begun > patience.deadline_s
+
+
+def _outcome(future: Future[npt.NDArray[Any] | None]) -> Outcome | None:
+    try:
+        return future.result()
+    except CancelledError:
+        return VolumeError(CLOSED)
+    except BellisError as error:
+        return error
+    except OSError as error:
+        failure = VolumeError(f"a block can't be had: {error}")
+        failure.__cause__ = error
+        return failure
+
+
+def _shuffled(indices: Iterable[Index]) -> deque[Index]:
+    """Return blocks in an order of our own, so that processes that want the same ones begin with different ones."""
+    order = list(indices)
+    start = random.randrange(len(order)) if order else 0  # noqa: S311
+    return deque(order[start:] + order[:start])
+
+
+def _release(lease: Lease | None) -> None:
+    if lease is not None:
+        lease.release()
