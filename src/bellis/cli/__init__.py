@@ -3,5 +3,6 @@
 from bellis.cli.commands import main
 from bellis.cli.info import info
 from bellis.cli.operate import OperationCommand
+from bellis.cli.volume import volume
 
-__all__ = ["OperationCommand", "info", "main"]
+__all__ = ["OperationCommand", "info", "main", "volume"]

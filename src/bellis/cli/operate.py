@@ -54,7 +54,9 @@ class OperationCommand(TargetCommand):
                 formatter.write_dl(records)
 
 
-def _operation(name: str, short_help: str, *positional: str) -> None:
+def add_operation(group: click.Group, name: str, short_help: str, *positional: str) -> None:
+    """Add a command for a function of ``bellis.cli.operations``."""
+
     @starts_a_run
     @click.pass_context
     def command(ctx: click.Context, /, **settings: Any) -> None:
@@ -65,7 +67,7 @@ def _operation(name: str, short_help: str, *positional: str) -> None:
 
     made = click.command(name, cls=OperationCommand, short_help=short_help)(command)
     made.positional = positional
-    main.add_command(made)
+    group.add_command(made)
 
 
 def _names(params: list[click.Parameter]) -> list[str]:
@@ -99,7 +101,7 @@ def _words(ctx: click.Context) -> Iterator[str]:
 
 
 # What they do is known without importing them, so that `bellis --help` stays quick.
-_operation("map", "Call a function on every block of a volume.", "function", "source", "output")
-_operation("copy", "Copy a volume into another format, or other chunks.", "source", "output")
-_operation("downscale", "Add coarser levels to an OME-Zarr image.", "image")
-_operation("label", "Label the connected components of a mask.", "mask", "output")
+add_operation(main, "map", "Call a function on every block of a volume.", "function", "source", "output")
+add_operation(main, "copy", "Copy a volume into another format, or other chunks.", "source", "output")
+add_operation(main, "downscale", "Add coarser levels to an OME-Zarr image.", "image")
+add_operation(main, "label", "Label the connected components of a mask.", "mask", "output")

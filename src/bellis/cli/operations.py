@@ -206,6 +206,59 @@ def label(
     )
 
 
+def export(
+    description: str,
+    output: str,
+    *,
+    roi: str | None = None,
+    block: str | None = None,
+    chunks: str | None = None,
+    shards: str | None = None,
+    dtype: str | None = None,
+    max_memory: str | None = None,
+    overwrite: bool = False,
+) -> Task:
+    """Write a volume, or a part of it, in any format; blocks that are not there are fetched, and kept.
+
+    Parameters
+    ----------
+    description
+        File that describes the volume.
+    output
+        Path or URL of the copy; its ending says the format.
+    roi
+        Voxels of the view, begin:end per axis, like 0:64,0:512,0:512; all of it if not given.
+    block
+        Voxels that one worker copies at a time, like 256,256,256; picked from the chunks if not given.
+    chunks
+        Voxels of a chunk, like 64,64,64.
+    shards
+        Voxels of a shard: chunks that are one file.
+    dtype
+        Data type of the copy, which must hold every value; that of the volume if not given.
+    max_memory
+        Memory that one worker may use, like 2GB.
+    overwrite
+        Replace an output that is there, and not as asked.
+    """
+    from bellis.arrays import open_ds
+    from bellis.cli.region import parse_region
+
+    source = open_ds(description, format="volume")
+    region = parse_region("--roi", roi, source.layout)
+    return ops.copy(
+        source if region is None else source[region],
+        output,
+        block_shape=_extent("--block", block),
+        chunk_shape=_shape("--chunks", chunks),
+        shard_shape=_shape("--shards", shards),
+        dtype=dtype,
+        overwrite=overwrite,
+        limits=ops.Limits(max_memory=max_memory),
+        name="export",
+    )
+
+
 def load_function(text: str) -> Callable[..., Any]:
     """Return the function that ``MODULE:FUNCTION`` names."""
     target = load_target(text)

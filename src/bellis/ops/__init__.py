@@ -7,6 +7,7 @@ Nothing is computed before `bellis.run`; output datasets that are given as paths
 # whoever imported bellis.ops.map before; heavy libraries are imported by the functions of a block.
 from bellis.ops.blocks import Limits
 from bellis.ops.copy import copy, rechunk
+from bellis.ops.download import download
 from bellis.ops.downscale import downscale
 from bellis.ops.label import label
 from bellis.ops.map import map  # noqa: A004  # used as ops.map
@@ -18,6 +19,7 @@ from bellis.ops.remove_small import remove_small
 __all__ = [
     "Limits",
     "copy",
+    "download",
     "downscale",
     "label",
     "map",
