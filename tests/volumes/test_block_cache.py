@@ -58,7 +58,7 @@ for k in range(4):
         os._exit(0 if is_right else 3)
     children.append(pid)
 assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 4
-assert lease.path.exists()
+assert lease.path.is_symlink()
 assert cache.read(Roi((0, 0), (8, 8))).sum() == 96
 print("fine")
 """

@@ -221,7 +221,7 @@ def test_our_own_schema_needs_a_name_and_a_source() -> None:
     assert isinstance(found, VolumeDescription)
     assert found.source == ChunkedDescription(url="precomputed://https://host/em")
     assert (found.cache.directory, found.cache.compression) == ("/data/em/em-blocks", "zstd")
-    assert (found.access, found.patience, found.parallel, found.missing) == (Access(), Patience(), 16, "error")
+    assert (found.access, found.patience, found.parallel, found.missing) == (Access(), Patience(), 32, "error")
 
 
 @pytest.mark.parametrize(

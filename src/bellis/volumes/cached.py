@@ -16,9 +16,9 @@ from bellis.volumes.blocks import parse_roi, roi_of, slices_of
 from bellis.volumes.blockwise import BlockwiseView
 from bellis.volumes.description import read_description, write_description
 from bellis.volumes.descriptions import CompositeDescription, FilesetDescription, VolumeDescription
-from bellis.volumes.fetching import CLOSED, Fetcher, Statistics
-from bellis.volumes.setup import PARALLEL, Setup, layout_of, view_layout
-from bellis.volumes.source import Patience
+from bellis.volumes.fetching import CLOSED, Fetcher, Outcome, Statistics
+from bellis.volumes.setup import Setup, layout_of, view_layout
+from bellis.volumes.source import PARALLEL, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -143,6 +143,7 @@ class CachedVolume(BlockwiseView):
         if setup.parallel < 1:
             raise ArrayError(f"parallel must be 1 or more, not {setup.parallel}")
         self._setup = setup
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._fetcher: Fetcher | None = None
         self._is_closed = False
@@ -213,27 +214,59 @@ class CachedVolume(BlockwiseView):
             return np.empty(tuple(roi.shape), self.dtype)
         if self._is_closed:
             raise VolumeError(f"volume {self.name!r} is closed: reopen() it")
-        try:
-            return self.cache.read(roi)
-        except (BlockNotReadyError, DamagedBlockError):
-            pass
+        touched = list(self.blocks.touched(roi))
+        # As long as nothing was missing, nothing is looked for: that is 4 % of a read.
+        missing = [] if self._fetcher is None else self._absent(touched)
+        if not missing:
+            try:
+                return self.cache.read(roi)
+            except BlockNotReadyError:
+                missing = self._absent(touched)
+            except DamagedBlockError:
+                missing = touched
         out = np.empty(tuple(roi.shape), self.dtype)
-        for index, outcome in self._fetching().obtain(self.blocks.touched(roi)):
+        fetched = self._fetching().obtain(missing)
+        others = self._read_into(out, roi, set(touched).difference(missing))
+        self._paste_into(out, roi, fetched)
+        self._paste_into(out, roi, self._fetching().obtain(others))
+        return out
+
+    def _absent(self, indices: Iterable[Index]) -> list[Index]:
+        return [index for index in indices if not self.cache.has(index)]
+
+    def _read_into(self, out: npt.NDArray[Any], roi: Roi, indices: Iterable[Index]) -> list[Index]:
+        """Read what the cache has of a region; return the blocks that are damaged, or not there any more."""
+        failed = []
+        for index in indices:
+            common = self.blocks.box(index).intersect(roi)
+            try:
+                out[slices_of(common, roi.begin)] = self.cache.read(common)
+            except (BlockNotReadyError, DamagedBlockError):
+                failed.append(index)
+        return failed
+
+    def _paste_into(self, out: npt.NDArray[Any], roi: Roi, outcomes: Iterable[tuple[Index, Outcome]]) -> None:
+        for index, outcome in outcomes:
             if isinstance(outcome, BellisError):
                 raise outcome
             box = self.blocks.box(index)
             common = box.intersect(roi)
             out[slices_of(common, roi.begin)] = outcome[slices_of(common, box.begin)]
-        return out
 
     def _fetching(self) -> Fetcher:
-        """Return this process' fetcher: threads do not survive a fork."""
-        with self._lock:
+        """Return this process' fetcher."""
+        with self._own_lock():
             if self._is_closed:
                 raise VolumeError(CLOSED)
-            if self._fetcher is None or self._fetcher.pid != os.getpid():
+            if self._fetcher is None:
                 self._fetcher = self._new_fetcher(self._setup.parallel)
             return self._fetcher
+
+    def _own_lock(self) -> threading.Lock:
+        """Return this process' lock; after a fork, threads are gone, and locks may be held for ever."""
+        if self._pid != os.getpid():
+            self._lock, self._fetcher, self._pid = threading.Lock(), None, os.getpid()
+        return self._lock
 
     def _new_fetcher(self, parallel: int) -> Fetcher:
         setup = self._setup
@@ -248,7 +281,7 @@ class CachedVolume(BlockwiseView):
 
     def fetch_blocks(self, indices: Iterable[Index]) -> list[tuple[Index, str]]:
         """Fetch and keep the blocks that are not there; go on after failures, and return those with their reasons."""
-        outcomes = self._fetching().obtain(index for index in indices if not self.cache.has(index))
+        outcomes = self._fetching().obtain(self._absent(indices))
         return [(index, str(outcome)) for index, outcome in outcomes if isinstance(outcome, BellisError)]
 
     def verify_block(self, index: Index) -> str | None:
@@ -278,10 +311,9 @@ class CachedVolume(BlockwiseView):
         """
         fetcher = self._new_fetcher(max_parallel)
         try:
-            missing = (index for index in self.block_indices() if not self.cache.has(index))
             failed = [
                 (tuple(self.blocks.box(index).begin), str(outcome))
-                for index, outcome in fetcher.obtain(missing)
+                for index, outcome in fetcher.obtain(self._absent(self.block_indices()))
                 if isinstance(outcome, BellisError)
             ]
         finally:
@@ -362,9 +394,9 @@ class CachedVolume(BlockwiseView):
 
     def close(self) -> None:
         """End the threads that fetch; reads are refused from now on."""
-        with self._lock:
+        with self._own_lock():
             fetcher, self._fetcher, self._is_closed = self._fetcher, None, True
-        if fetcher is not None and fetcher.pid == os.getpid():
+        if fetcher is not None:
             fetcher.close()
 
     def reopen(self, mode: str = "r") -> None:

@@ -49,12 +49,14 @@ def left() -> float:
     return seconds
 
 
-def pools(parallel: int, proxy: str | None) -> urllib3.PoolManager:
+def pools(parallel: int, proxy: str | None, *, is_secure: bool) -> urllib3.PoolManager:
     """Return pools of connections that heed `limited`; at most ``parallel`` to one server."""
-    context = urllib3.util.create_urllib3_context()
-    context.load_default_certs()
-    context.sslsocket_class = _SecureSocket
-    options: dict[str, Any] = {"num_pools": 16, "maxsize": parallel, "block": True, "ssl_context": context}
+    options: dict[str, Any] = {"num_pools": 16, "maxsize": parallel, "block": True}
+    if is_secure:
+        context = urllib3.util.create_urllib3_context()
+        context.load_default_certs()  # takes 50 ms
+        context.sslsocket_class = _SecureSocket
+        options["ssl_context"] = context
     if proxy is None:
         manager = urllib3.PoolManager(**options)
     else:

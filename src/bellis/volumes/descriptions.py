@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from bellis.volumes.source import Patience
+from bellis.volumes.source import PARALLEL, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -188,7 +188,7 @@ class VolumeDescription:
     """Who we are."""
     patience: Patience = field(default_factory=Patience)
     """How long blocks are waited for."""
-    parallel: int = 16
+    parallel: int = PARALLEL
     """Blocks that one process asks for at the same time."""
     missing: MissingPolicy = "error"
     """What a block means that the server does not have."""

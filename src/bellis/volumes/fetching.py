@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -32,6 +31,8 @@ GRACE_S = 5.0
 """How long after its deadline a source is given up that does not keep it."""
 CLOSED = "the volume was closed while blocks were fetched: reopen() it"
 
+BlockFuture: TypeAlias = "Future[npt.NDArray[Any] | None]"
+"""Voxels of a block; None if another process fetches it."""
 Outcome: TypeAlias = "npt.NDArray[Any] | BellisError"
 """Voxels of a block, which may be shared and must not be changed; or why there are none."""
 
@@ -90,17 +91,17 @@ class Fetcher:
         adopt: Callable[[Index], npt.NDArray[Any] | None] | None = None,
     ) -> None:
         self.statistics = Statistics()
-        self.pid = os.getpid()
-        self._cache = cache
+        self.cache = cache
         self._connect = connect
-        self._patience = patience
-        self._parallel = parallel
+        self.patience = patience
+        self.parallel = parallel
         self._missing = missing
         self._adopt = adopt
         self._lock = threading.Lock()
+        self._counting = threading.Lock()
         self._connecting = threading.Lock()
         self._pool = ThreadPoolExecutor(parallel, thread_name_prefix="bellis-fetch")
-        self._flights: dict[Index, _Flight] = {}
+        self._flights: dict[Index, Flight] = {}
         self._source: Source | None = None
         self._refusal: tuple[float, BellisError | None] = 0.0, None
 
@@ -129,7 +130,7 @@ class Fetcher:
                 raise error
             try:
                 source = self._connect()
-                self._cache.check(source.fingerprint)
+                self.cache.check(source.fingerprint)
             except BellisError as error:
                 self._refusal = time.monotonic(), error
                 raise
@@ -143,47 +144,28 @@ class Fetcher:
         return found if isinstance(found, bool) else None
 
     def obtain(self, indices: Iterable[Index]) -> Iterator[tuple[Index, Outcome]]:
-        """Yield each block as soon as it is there, in any order; a block that can't be had does not keep others.
+        """Begin to fetch blocks, and return an iterator over each as soon as it is stored, in any order.
 
-        No more than ``2 * parallel`` blocks are held at a time.
+        A block that can't be had does not keep others; no more than ``2 * parallel`` blocks are held at a time.
         """
-        todo = _shuffled(indices)
-        running: dict[Future[npt.NDArray[Any] | None], Index] = {}
-        waiting: dict[Index, _Wait] = {}
-        while todo or running or waiting:
-            now = time.monotonic()
-            for index in [index for index, each in waiting.items() if each.due <= now]:
-                running[self._submit(index, is_forced=waiting[index].is_over(now, self._patience))] = index
-                waiting[index].due = float("inf")
-            while todo and len(running) < 2 * self._parallel:
-                index = todo.popleft()
-                running[self._submit(index)] = index
-            due = min((each.due for each in waiting.values()), default=float("inf"))
-            done, _ = wait(running, timeout=max(0.0, min(due - time.monotonic(), 1.0)), return_when=FIRST_COMPLETED)
-            for future in done or self._lost(running):
-                index = running.pop(future)
-                outcome = _outcome(future)
-                if outcome is None:  # leased by another process
-                    waiting.setdefault(index, _Wait()).again()
-                    continue
-                if waiting.pop(index, None) is not None:
-                    self._count("num_waited")
-                yield index, outcome
+        work = _Round(self, _shuffled(indices))
+        work.begin()
+        return work.outcomes()
 
-    def _submit(self, index: Index, *, is_forced: bool = False) -> Future[npt.NDArray[Any] | None]:
-        """Return the future of a block: that of another thread of ours, if there is one."""
+    def fly(self, index: Index, *, is_forced: bool = False) -> Flight:
+        """Return who gets a block: a thread of ours that is at it already, or one that will be."""
         with self._lock:
             flight = self._flights.get(index)
             if flight is None:
-                flight = _Flight()
+                flight = Flight()
                 try:
                     flight.future = self._pool.submit(self._fly, index, flight, is_forced=is_forced)
                 except RuntimeError as error:
                     raise VolumeError(CLOSED) from error
                 self._flights[index] = flight
-            return flight.future
+            return flight
 
-    def _fly(self, index: Index, flight: _Flight, *, is_forced: bool) -> npt.NDArray[Any] | None:
+    def _fly(self, index: Index, flight: Flight, *, is_forced: bool) -> npt.NDArray[Any] | None:
         flight.begun_s = time.monotonic()
         try:
             return self._block(index, is_forced=is_forced)
@@ -196,9 +178,9 @@ class Fetcher:
         found = self._stored(index)
         if found is not None:
             return found
-        if not self._cache.is_writeable:
+        if not self.cache.is_writeable:
             return self._fetched(index)
-        lease = self._cache.lease(index)
+        lease = self.cache.lease(index)
         if lease is None and not is_forced:
             return None
         try:
@@ -214,77 +196,114 @@ class Fetcher:
         if voxels is None:
             voxels = self._fetched(index)
         else:
-            self._count("num_adopted")
-        self._cache.put(index, voxels)
+            self.count("num_adopted")
+        self.cache.put(index, voxels)
         return voxels
 
     def _stored(self, index: Index) -> npt.NDArray[Any] | None:
         try:
-            return self._cache.read_block(index)
+            return self.cache.read_block(index)
         except DamagedBlockError as error:
-            self._count("num_damaged")
-            if self._cache.is_writeable:
-                self._cache.quarantine(index, str(error))
+            self.count("num_damaged")
+            if self.cache.is_writeable:
+                self.cache.quarantine(index, str(error))
             return None
 
     def _fetched(self, index: Index) -> npt.NDArray[Any]:
         from bellis.volumes.retrying import fetch_patiently
 
         source = self.source
-        box = self._cache.blocks.box(index)
-        out = np.empty(tuple(box.shape), dtype=self._cache.layout.dtype)
+        box = self.cache.blocks.box(index)
+        out = np.empty(tuple(box.shape), dtype=self.cache.layout.dtype)
         try:
-            self._count("num_requests")
-            fetch_patiently(source, box, out, self._patience, on_retry=self._retried)
+            self.count("num_requests")
+            fetch_patiently(source, box, out, self.patience, on_retry=self._retried)
         except MissingBlockError:
             if self._missing == "error":
                 raise
-            self._count("num_filled")
+            self.count("num_filled")
             return np.zeros_like(out)
-        self._count("num_fetched")
+        self.count("num_fetched")
         return out
 
     def _retried(self, _: FetchError) -> None:
-        self._count("num_retries")
-        self._count("num_requests")
+        self.count("num_retries")
+        self.count("num_requests")
 
-    def _count(self, name: str) -> None:
-        with self._lock:
+    def count(self, name: str) -> None:
+        """Count one more of what `Statistics` has."""
+        with self._counting:
             setattr(self.statistics, name, getattr(self.statistics, name) + 1)
 
-    def _lost(self, running: dict[Future[npt.NDArray[Any] | None], Index]) -> list[Future[npt.NDArray[Any] | None]]:
-        """Return a failed future in place of each that a source keeps beyond its deadline."""
-        last = time.monotonic() - self._patience.deadline_s - GRACE_S
-        lost = []
-        for future, index in list(running.items()):
-            with self._lock:
-                flight = self._flights.get(index)
-            if flight is None or flight.future is not future or flight.begun_s > last:
-                continue
-            failed: Future[npt.NDArray[Any] | None] = Future()
-            box = shown(self._cache.blocks.box(index))
-            failed.set_exception(
-                FetchError(f"block {box} did not come within {self._patience.deadline_s:g} s, nor did an error")
-            )
-            running[failed] = running.pop(future)
-            lost.append(failed)
-        return lost
 
-
-def shown_statistics(statistics: Statistics) -> str:
-    """Return what is not zero, for people."""
-    parts = [f"{getattr(statistics, f.name)} {f.name.removeprefix('num_')}" for f in fields(statistics)]
-    return ", ".join(part for part in parts if not part.startswith("0 ")) or "nothing was fetched"
-
-
-class _Flight:
+class Flight:
     """A block that a thread of the pool gets, or will get."""
 
     __slots__ = ("begun_s", "future")
 
     def __init__(self) -> None:
-        self.future: Future[npt.NDArray[Any] | None]
+        self.future: BlockFuture
         self.begun_s = float("inf")
+        """When a thread began."""
+
+
+class _Round:
+    """Blocks that one caller wants."""
+
+    def __init__(self, fetcher: Fetcher, todo: deque[Index]) -> None:
+        self._fetcher = fetcher
+        self._todo = todo
+        self._running: dict[BlockFuture, tuple[Index, Flight]] = {}
+        self._waiting: dict[Index, _Wait] = {}
+
+    def begin(self) -> None:
+        """Ask for as many blocks as may be on their way."""
+        while self._todo and len(self._running) < 2 * self._fetcher.parallel:
+            self._ask(self._todo.popleft())
+
+    def outcomes(self) -> Iterator[tuple[Index, Outcome]]:
+        """Yield blocks until all are there, or known not to come."""
+        while self._todo or self._running or self._waiting:
+            self._ask_again()
+            self.begin()
+            due = min((each.due for each in self._waiting.values()), default=float("inf"))
+            pause = max(0.0, min(due - time.monotonic(), 1.0))
+            done, _ = wait(self._running, timeout=pause, return_when=FIRST_COMPLETED)
+            for future in done or self._lost():
+                index, _ = self._running.pop(future)
+                outcome = _outcome(future)
+                if outcome is None:  # leased by another process
+                    self._waiting.setdefault(index, _Wait()).again()
+                    continue
+                if self._waiting.pop(index, None) is not None:
+                    self._fetcher.count("num_waited")
+                yield index, outcome
+
+    def _ask(self, index: Index, *, is_forced: bool = False) -> None:
+        flight = self._fetcher.fly(index, is_forced=is_forced)
+        self._running[flight.future] = index, flight
+
+    def _ask_again(self) -> None:
+        now = time.monotonic()
+        for index, each in self._waiting.items():
+            if each.due <= now:
+                each.due = float("inf")
+                self._ask(index, is_forced=now - each.begun > self._fetcher.patience.deadline_s)
+
+    def _lost(self) -> list[BlockFuture]:
+        """Return a failed future in place of each that a source keeps beyond its deadline."""
+        deadline_s = self._fetcher.patience.deadline_s
+        last = time.monotonic() - deadline_s - GRACE_S
+        late = [future for future, (_, flight) in self._running.items() if flight.begun_s < last]
+        lost = []
+        for future in late:
+            index, flight = self._running.pop(future)
+            failed: BlockFuture = Future()
+            box = shown(self._fetcher.cache.blocks.box(index))
+            failed.set_exception(FetchError(f"block {box} did not come within {deadline_s:g} s, nor did an error"))
+            self._running[failed] = index, flight
+            lost.append(failed)
+        return lost
 
 
 class _Wait:
@@ -301,11 +320,8 @@ class _Wait:
         self.pause = min(2 * self.pause, LONGEST_POLL_S)
         self.due = time.monotonic() + self.pause * random.uniform(0.5, 1.0)  # noqa: S311  (it spreads, no more)
 
-    def is_over(self, now: float, patience: Patience) -> bool:
-        return now - self.begun > patience.deadline_s
 
-
-def _outcome(future: Future[npt.NDArray[Any] | None]) -> Outcome | None:
+def _outcome(future: BlockFuture) -> Outcome | None:
     try:
         return future.result()
     except CancelledError:

@@ -43,7 +43,7 @@ class HttpClient:
         self._access = access
         self._parallel = parallel
         # Those of a parent process are kept and never touched: another thread may have held their locks at the fork.
-        self._pools: dict[tuple[int, str | None], urllib3.PoolManager] = {}
+        self._pools: dict[tuple[int, str | None, bool], urllib3.PoolManager] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HttpClient, (self._access, self._parallel)
@@ -134,9 +134,10 @@ class HttpClient:
     def _pool(self, url: str) -> urllib3.PoolManager:
         from bellis.volumes.deadlines import pools
 
-        key = (os.getpid(), _proxy(url))
+        proxy = _proxy(url)
+        key = (os.getpid(), proxy, any(str(each).startswith("https:") for each in (url, proxy)))
         found = self._pools.get(key)
-        return found or self._pools.setdefault(key, pools(self._parallel, key[1]))
+        return found or self._pools.setdefault(key, pools(self._parallel, proxy, is_secure=key[2]))
 
 
 def _failure(error: Exception, request: Request) -> FetchError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
-import secrets
 import socket
 import threading
 import time
@@ -23,6 +23,8 @@ HEARTBEAT_S = 10.0
 """How often the holder of a lease says that it lives."""
 EXPIRY_S = 30.0
 """After how long without a heartbeat a lease is taken from a holder on another machine."""
+_TOKENS = itertools.count(1)
+"""Tell the leases of one process apart."""
 LEASE = ".lease"
 """Ending of a lease."""
 
@@ -30,9 +32,10 @@ LEASE = ".lease"
 class Lease:
     """The right to fetch a block, for as long as this process lives or until `release`."""
 
-    __slots__ = ("_book", "_pid", "path", "text")
+    __slots__ = ("_begun", "_book", "_pid", "path", "text")
 
     def __init__(self, book: Leases, path: Path, text: bytes) -> None:
+        self._begun = time.monotonic()
         self._book = book
         self._pid = os.getpid()
         self.path = path
@@ -48,16 +51,20 @@ class Lease:
 
     def release(self) -> None:
         """Let others have it; nothing happens if it was taken over meanwhile, or belongs to the parent process."""
-        if self._pid == os.getpid():
-            self._book.forget(self)
-            if _read(self.path)[0] == self.text:
-                remove(self.path, self.text)
+        if self._pid != os.getpid() or not self._book.forget(self):
+            return
+        if time.monotonic() - self._begun < self._book.expiry_s / 2:  # nobody can have taken it over
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        elif _read(self.path)[0] == self.text:
+            remove(self.path, self.text)
 
 
 class Leases:
     """The leases in one folder.
 
-    A lease is a file that says who holds it, and whose time of change is the heartbeat. It is taken from a process of
+    A lease is a symbolic link, which is made in one step: where it points to says who holds it, and its time of change
+    is the heartbeat. It is taken from a process of
     this machine as soon as that is gone, and from one of another machine when its file was seen unchanged for
     ``expiry_s`` by our own clock: clocks of two machines are never compared. A process that was forked needs leases of
     its own.
@@ -87,7 +94,7 @@ class Leases:
             If the folder can't be written.
         """
         path = self.folder / f"{name}{LEASE}"
-        owner = {"owner": Owner.me().tag, "host": socket.gethostname(), "token": secrets.token_hex(8)}
+        owner = {"owner": Owner.me().tag, "host": socket.gethostname(), "token": next(_TOKENS)}
         lease = Lease(self, path, json.dumps(owner).encode())
         try:
             is_ours = self._is_free(path) and _make(path, lease.text)
@@ -108,11 +115,13 @@ class Leases:
         text, _ = _read(self.folder / f"{name}{LEASE}")
         return text is not None and not _is_owner_gone(text)
 
-    def forget(self, lease: Lease) -> None:
-        """Send no heartbeats for a lease any more."""
+    def forget(self, lease: Lease) -> bool:
+        """Send no heartbeats for a lease any more; return whether some were sent."""
         with self._lock:
-            if self._held.get(lease.path) is lease:
+            is_held = self._held.get(lease.path) is lease
+            if is_held:
                 del self._held[lease.path]
+            return is_held
 
     def _is_free(self, path: Path) -> bool:
         """Return whether there is no lease, or none any more: that of a holder who is gone or silent is removed."""
@@ -140,7 +149,7 @@ class Leases:
                 # If we were stopped for long, it may be another's by now, who may be gone: it must not live on by us.
                 if _read(lease.path)[0] == lease.text:
                     with contextlib.suppress(OSError):
-                        os.utime(lease.path)
+                        os.utime(lease.path, follow_symlinks=False)
 
 
 def leases_in(folder: Path) -> Iterator[tuple[Path, bytes, bool]]:
@@ -167,36 +176,31 @@ def remove(path: Path, text: bytes) -> bool:
         return False
     is_right = _read(taken)[0] == text
     if not is_right:
-        with contextlib.suppress(OSError):
-            os.link(taken, path)
+        found, _ = _read(taken)
+        if found is not None:
+            with contextlib.suppress(OSError):
+                _make(path, found)
     with contextlib.suppress(OSError):
         taken.unlink()
     return is_right
 
 
 def _make(path: Path, text: bytes) -> bool:
-    """Make a file that is not there, all of it at once; return False if it is there."""
-    partial = path.with_name(partial_name(path.name))
+    """Make a lease that is not there, all of it at once; return False if it is there."""
     try:
-        try:
-            partial.write_bytes(text)
-        except FileNotFoundError:
-            path.parent.mkdir(exist_ok=True)
-            partial.write_bytes(text)
-        try:
-            os.link(partial, path)
-        except FileExistsError:
-            return False
-        except OSError:
-            return _make_without_links(path, text)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        os.symlink(text, path)  # noqa: PTH211  (bytes)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        path.parent.mkdir(exist_ok=True)
+        return _make(path, text)
+    except OSError:
+        return _make_without_links(path, text)
     return True
 
 
 def _make_without_links(path: Path, text: bytes) -> bool:
-    """Do the same on a file system without hard links, where others may see the file before it says who made it."""
+    """Do the same on a file system without links, where others may see the file before it says who made it."""
     try:
         file = path.open("xb")
     except FileExistsError:
@@ -211,7 +215,17 @@ def _make_without_links(path: Path, text: bytes) -> bool:
 
 
 def _read(path: Path) -> tuple[bytes | None, int]:
-    """Return what a lease says, and its heartbeat; it is opened, since network file systems are exact then."""
+    """Return what a lease says, and its heartbeat."""
+    try:
+        return os.readlink(os.fsencode(path)), os.lstat(path).st_mtime_ns  # noqa: PTH115  (bytes)
+    except FileNotFoundError:
+        return None, 0
+    except OSError:
+        return _read_file(path)
+
+
+def _read_file(path: Path) -> tuple[bytes | None, int]:
+    """Return the same of a lease that is no link; it is opened, since network file systems are exact then."""
     try:
         with path.open("rb", buffering=0) as file:
             return file.read(4096), os.fstat(file.fileno()).st_mtime_ns

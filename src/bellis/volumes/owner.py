@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
-import secrets
 import socket
 import time
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ from bellis.errors import VolumeError
 
 PARTIAL = ".partial"
 """Ending of files that are being written."""
+_NUMBERS = itertools.count(1)
+"""Tell the partial files of one process apart."""
 ABANDONED_S = 3600.0
 """Age from which a leftover of another machine is taken for one of a process that is gone."""
 
@@ -61,7 +63,7 @@ class Owner:
 
 def partial_name(name: str) -> str:
     """Return a name in the same folder that nobody else has, and that says who writes there."""
-    return f"{name}.{Owner.me().tag}.{secrets.token_hex(4)}{PARTIAL}"
+    return f"{name}.{Owner.me().tag}.{next(_NUMBERS)}{PARTIAL}"
 
 
 def is_leftover(path: Path) -> bool:
@@ -87,15 +89,26 @@ def write_file(path: Path, text: bytes) -> None:
     partial = path.with_name(partial_name(path.name))
     try:
         try:
-            partial.write_bytes(text)
+            _write(partial, text)
         except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(text)
+            _write(partial, text)
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise VolumeError(f"can't store {path}: {error}") from error
+
+
+def _write(path: Path, text: bytes) -> None:
+    """Write a new file, in as few calls as can be: each lets another thread take over."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        rest = memoryview(text)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+    finally:
+        os.close(file)
 
 
 def link_file(path: Path, text: bytes) -> None:

@@ -12,7 +12,7 @@ from bellis.geometry import Coordinate, Roi
 from bellis.volumes.access import public
 from bellis.volumes.cache import BlockCache
 from bellis.volumes.descriptions import Access, ChunkedDescription, CompositeDescription, VolumeDescription
-from bellis.volumes.source import Patience
+from bellis.volumes.source import PARALLEL, Patience
 from bellis.volumes.sources import source_of
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 CACHE = "blocks.zarr"
 """Folder of the cache within lazyflow's tree, which is left as it is."""
-PARALLEL = 16
-"""Blocks that one process asks for at the same time, if nothing is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from bellis.geometry import Roi
 
+PARALLEL = 32
+"""Blocks that one process asks for at the same time, if nothing is said: as many as tensorstore does."""
 MissingPolicy: TypeAlias = Literal["error", "fill"]
 """What a block means that the server does not have: an error, or zeros."""
 

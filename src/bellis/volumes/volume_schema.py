@@ -43,7 +43,7 @@ from bellis.volumes.schema import (
     url_format,
     wrong,
 )
-from bellis.volumes.source import MissingPolicy, Patience
+from bellis.volumes.source import PARALLEL, MissingPolicy, Patience
 
 if TYPE_CHECKING:
     from bellis.volumes.schema import Problems
@@ -175,7 +175,7 @@ _FIELDS = {
     "cache": Field(_object, {}),
     "access": Field(_object, {}),
     "patience": Field(_object, {}),
-    "parallel": Field(integer(1, _PARALLEL_MAX), 16),
+    "parallel": Field(integer(1, _PARALLEL_MAX), PARALLEL),
     "missing": Field(one_of(*get_args(MissingPolicy)), "error"),
 }
 
