@@ -58,13 +58,19 @@ class Server(socketserver.ThreadingTCPServer):
 
     allow_reuse_address = True
     request_queue_size = 128  # by default 5: who comes sixth tries again after a second
-    daemon_threads = False  # so that all are joined at the end
 
     def __init__(self, served: Served, port: int) -> None:
         self.served = served
         self.closing = threading.Event()
         self.lines: set[socket.socket] = set()
+        self.threads: list[threading.Thread] = []
         super().__init__(("127.0.0.1", port), Connection)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread that `end` waits for, but no interpreter that goes down."""
+        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
+        self.threads = [*filter(threading.Thread.is_alive, self.threads), thread]
+        thread.start()
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection, without a farewell that would come before a reset."""
@@ -77,6 +83,8 @@ class Server(socketserver.ThreadingTCPServer):
         for line in list(self.lines):
             with suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join(10)
 
 
 class Connection(socketserver.StreamRequestHandler):

@@ -94,7 +94,7 @@ def patiently(
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(TransientError),
-        wait=_wait(patience),
+        wait=_wait(patience, deadline),
         stop=lambda state: monotonic() + state.upcoming_sleep >= deadline - LEAST * patience.deadline_s,
         sleep=sleep if stopped is None else tenacity.nap.sleep_using_event(stopped),
         before_sleep=None if on_retry is None else lambda _: on_retry(errors[-1]),
@@ -106,7 +106,7 @@ def patiently(
     raise failure from errors[-1]
 
 
-def _wait(patience: Patience) -> Callable[[tenacity.RetryCallState], float]:
+def _wait(patience: Patience, deadline: float) -> Callable[[tenacity.RetryCallState], float]:
     import tenacity
 
     jitter = tenacity.wait_random_exponential(multiplier=patience.first_wait_s, max=patience.longest_wait_s)
@@ -114,7 +114,8 @@ def _wait(patience: Patience) -> Callable[[tenacity.RetryCallState], float]:
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
         asked = getattr(error, "retry_after_s", None) or 0.0
-        return max(jitter(state), asked)
+        # No wait takes more than half of what is left, so that there is another attempt as long as it makes sense.
+        return max(min(jitter(state), (deadline - monotonic()) / 2), asked)
 
     return wait
 

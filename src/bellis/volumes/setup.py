@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +25,23 @@ if TYPE_CHECKING:
 
 CACHE = "blocks.zarr"
 """Folder of the cache within lazyflow's tree, which is left as it is."""
+
+
+class Connect:
+    """Returns a source: the same one each time, in one process, so that what it has learnt is asked for once."""
+
+    def __init__(self, make: Callable[[], Source]) -> None:
+        self._make = make
+        self._made: tuple[int, Source] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Connect, (self._make,)
+
+    def __call__(self) -> Source:
+        """Return it."""
+        if self._made is None or self._made[0] != os.getpid():
+            self._made = os.getpid(), self._make()
+        return self._made[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +85,10 @@ class Setup:
         if isinstance(description, CompositeDescription):
             return cls._of_composite(description, folder)
         source, access = description.source, description.access
-        connect = functools.partial(
-            source_of, source, access, description.patience, description.parallel, name=description.name
+        connect = Connect(
+            functools.partial(
+                source_of, source, access, description.patience, description.parallel, name=description.name
+            )
         )
         made = None if isinstance(source, ChunkedDescription) else connect()  # makes no request
         said = {"url": public(source.url), "name": source.name} if isinstance(source, ChunkedDescription) else {}
