@@ -51,7 +51,8 @@ OUTSIDE = re.compile(
     r"(numpy|np|npt|collections\.abc|fractions|pathlib|os|enum|typing)\."
     r"|(Any|Callable|InitVar|Iterable|Iterator|Literal|Mapping|NDArray|Path|Protocol|Self|Sequence)$"
     r"|(Check|CoordinateLike|DTypes?|Edge|Fit|Ints|Lut|Method|Missing|OnChanged|RationalsLike|Regions|Snap|_?Source)$"
-    r"|(Mapping\[str|dict\[int|low|high|Context)$"
+    r"|(AnyDescription|Compression|DatasetPath|Index|Marker|MissingPolicy|Payload|RoiLike)$"
+    r"|(Mapping\[str|dict\[int|tuple\[int|low|high|Context)$"
 )
 
 _set_aside: dict[str, list[str]] = {}
