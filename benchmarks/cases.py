@@ -131,6 +131,27 @@ _WALL = Figure(label="wall time", key="seconds", unit="s")
 _PEAK = Figure(label="peak memory of a process", key="peak_mb", unit="MB")
 
 
+def _elsewhere(name: str, title: str, path: str, latency_s: float, readers: int, peers: tuple[str, ...]) -> Case:
+    """Return the reading of what is behind a web server, by bellis and by others; all side by side on one volume."""
+    options = {"edge": 128, "path": path, "latency_s": latency_s, "readers": readers}
+    full = {"size": 512, "block": 64, **options}
+    toy = {"size": 64, "block": 16, **options, "edge": 24}
+    labels = {"tensorstore": "tensorstore, keeps nothing", "cloudvolume": "cloud-volume, with its cache"}
+    sides = [Side(label="bellis", library="bellis", work="elsewhere.cold_bellis")]
+    for peer in peers:
+        library: Literal["peers", "none"] = "peers" if peer == "cloudvolume" else "none"
+        sides.append(Side(label=labels[peer], library=library, work=f"elsewhere.cold_{peer}"))
+    figures = (
+        Figure(label="for the first time", key="seconds", unit="s"),
+        Figure(label="again", key="again_s", unit="s"),
+        Figure(label="peak memory of the process", key="peak_mb", unit="MB"),
+    )
+    return Case(
+        name=name, title=title, figures=figures,
+        sides=tuple(replace(side, full=full, toy=toy, prepare="elsewhere.prepare") for side in sides),
+    )  # fmt: skip
+
+
 CASES = (
     Case(
         name="null", title="10^6 null blocks, no conflicts", figures=_rate(400_000),
@@ -271,5 +292,35 @@ CASES = (
                 full={"size": 512, "block": 128, "regions": 100}, toy={"size": 64, "block": 32, "regions": 4},
             ),
         ),
+    ),
+    Case(
+        name="kept", title="unaligned regions of 128^3 voxels from a full cache, blocks of 64^3, checksums",
+        figures=(
+            Figure(label="wall time", key="seconds", unit="s"),
+            Figure(
+                label="of the throughput of bare tensorstore", key="of_bare", unit="%", more_is_better=True, must=0.9
+            ),
+        ),
+        sides=(
+            Side(
+                label="bellis", library="bellis", work="elsewhere.kept_bellis", prepare="elsewhere.prepare",
+                full={"size": 512, "block": 64, "edge": 128, "rounds": 9},
+                toy={"size": 64, "block": 16, "edge": 24, "rounds": 2},
+            ),
+        ),
+    ),
+    _elsewhere(
+        "cold", "27 unaligned regions of 128^3 voxels over HTTP, chunks of 64^3, one reader",
+        "remote.zarr", 0.0, 1, ("tensorstore",),
+    ),
+    _elsewhere(
+        "far", "the same, each request takes 30 ms more, one reader", "remote.zarr", 0.03, 1, ("tensorstore",)
+    ),
+    _elsewhere(
+        "far_8", "the same, each request takes 30 ms more, eight readers", "remote.zarr", 0.03, 8, ("tensorstore",)
+    ),
+    _elsewhere(
+        "layer", "27 unaligned regions of 128^3 voxels of a precomputed layer over HTTP, one reader",
+        "layer", 0.0, 1, ("cloudvolume", "tensorstore"),
     ),
 )  # fmt: skip
