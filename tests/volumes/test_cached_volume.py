@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bellis
-from bellis import Roi, open_ds
+from bellis import Roi, open_ds, prepare_ds
 from bellis.errors import (
     AccessError,
     ArrayError,
@@ -189,6 +189,19 @@ def test_it_is_an_array_in_world_units(source: CountedSource, volume: CachedVolu
 def test_the_cache_is_an_array_that_others_open(source: CountedSource, volume: CachedVolume, tmp_path: Path) -> None:
     everything(volume)
     np.testing.assert_array_equal(open_ds(tmp_path / "cache").to_ndarray(), source.voxels)
+
+
+def test_the_path_of_an_array_or_an_array_is_a_source(source: CountedSource, tmp_path: Path) -> None:
+    made = prepare_ds(tmp_path / "far.zarr", shape=SHAPE, dtype="uint8", voxel_size=(4, 2, 2), chunk_shape=(8, 8, 8))
+    made[made.roi] = source.voxels
+    for number, far in enumerate((tmp_path / "far.zarr", str(tmp_path / "far.zarr"), open_ds(tmp_path / "far.zarr"))):
+        for _ in range(2):
+            with CachedVolume.over(far, tmp_path / f"near-{number}") as near:
+                assert near.blocks.block_shape == (8, 8, 8)
+                assert near.array.roi == made.roi
+                np.testing.assert_array_equal(near[0:20, 0:33, 0:17], source.voxels)
+    with pytest.raises(ArrayError, match="fingerprint"):
+        CachedVolume.over(source.voxels, tmp_path / "near")
 
 
 class TestLazyflowsNames:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bellis.volumes.fileset import BlockwiseFileset as BlockwiseFileset
     from bellis.volumes.open import open_volume as open_volume
     from bellis.volumes.remote import RemoteVolume as RemoteVolume
+    from bellis.volumes.sliceable import SliceableSource as SliceableSource
     from bellis.volumes.source import Patience as Patience
     from bellis.volumes.source import Source as Source
 
@@ -23,6 +24,7 @@ _HOME = {
     "CachedVolume": "cached",
     "Patience": "source",
     "RemoteVolume": "remote",
+    "SliceableSource": "sliceable",
     "Source": "source",
     "get_intersecting_blocks": "blocks",
     "open_volume": "open",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +16,7 @@ from bellis.volumes.blockwise import BlockwiseView
 from bellis.volumes.description import read_description, write_description
 from bellis.volumes.descriptions import CompositeDescription, FilesetDescription, VolumeDescription
 from bellis.volumes.fetching import CLOSED, Fetcher, Outcome, Statistics
-from bellis.volumes.setup import Setup, layout_of, view_layout
+from bellis.volumes.setup import Setup, view_layout
 from bellis.volumes.source import PARALLEL, Patience
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from bellis.arrays import Array
     from bellis.arrays.layout import Layout
     from bellis.geometry import CoordinateLike, Roi
     from bellis.volumes.blocks import Blocks, Index, RoiLike
@@ -87,7 +87,7 @@ class CachedVolume(BlockwiseView):
     @classmethod
     def over(
         cls,
-        source: Source,
+        source: Source | Array | str | os.PathLike[str],
         directory: str | os.PathLike[str],
         *,
         name: str = "volume",
@@ -98,12 +98,13 @@ class CachedVolume(BlockwiseView):
         parallel: int = PARALLEL,
         missing: MissingPolicy = "error",
     ) -> Self:
-        """Return any source, read through a cache.
+        """Return any array or source, read through a cache.
 
         Parameters
         ----------
         source
-            Where voxels come from; see `Source`.
+            The path or URL of a zarr, N5 or precomputed array, as `bellis.open_ds` takes it; an array that was opened
+            from a path; or where else voxels come from: see `Source`.
         directory
             Where blocks are kept.
         name
@@ -121,19 +122,16 @@ class CachedVolume(BlockwiseView):
         missing
             What a block means that the source does not have: ``"error"``, or ``"fill"`` for zeros.
         """
-        setup = Setup(
+        setup = Setup.over(
+            source,
             name=name,
-            connect=partial(_same, source),
-            said=dict(source.fingerprint),
-            layout=layout_of(source),
+            patience=patience or Patience(),
+            parallel=parallel,
             directory=Path(directory).absolute(),
             block_shape=tuple(block_shape) if block_shape is not None else None,
             compression=compression,
             max_bytes=max_bytes,
-            patience=patience or Patience(),
-            parallel=parallel,
             missing=missing,
-            folder=Path.cwd(),
         )
         volume = object.__new__(cls)
         volume._become(setup, None)
@@ -436,7 +434,3 @@ class CachedVolume(BlockwiseView):
     getDatasetPathComponents = get_dataset_path_components
     purgeAllLocks = purge_all_locks
     downloadAllBlocks = download_all_blocks
-
-
-def _same(source: Source) -> Source:
-    return source

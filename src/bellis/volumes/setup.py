@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bellis.arrays.layout import Layout
@@ -13,12 +14,12 @@ from bellis.geometry import Coordinate, Roi
 from bellis.volumes.access import public
 from bellis.volumes.cache import BlockCache
 from bellis.volumes.descriptions import Access, ChunkedDescription, CompositeDescription, VolumeDescription
+from bellis.volumes.sliceable import SliceableSource
 from bellis.volumes.source import PARALLEL, Patience
 from bellis.volumes.sources import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from bellis.volumes.descriptions import Compression, FilesetDescription
     from bellis.volumes.source import MissingPolicy, Source
@@ -129,6 +130,23 @@ class Setup:
             folder=folder,
         )
 
+    @classmethod
+    def over(cls, source: Any, *, name: str, patience: Patience, parallel: int, **cache: Any) -> Self:
+        """Take a source, the path or URL of an array, or what is sliced; ``cache`` are fields of ours."""
+        if isinstance(source, str | os.PathLike):
+            text = str(source)
+            described = ChunkedDescription(url=text if "://" in text else os.path.abspath(text))  # noqa: PTH100
+            connect = Connect(functools.partial(source_of, described, Access(), patience, parallel, name=name))
+            said: Mapping[str, Any] = {"url": public(described.url), "name": None}
+            layout = None
+        else:
+            reached = source if hasattr(source, "fetch") else SliceableSource(source)
+            connect, said, layout = Connect(functools.partial(_same, reached)), reached.fingerprint, layout_of(reached)
+        return cls(
+            name=name, connect=connect, said=dict(said), layout=layout, patience=patience, parallel=parallel,
+            folder=Path.cwd(), **cache,
+        )  # fmt: skip
+
     def cache(self) -> BlockCache:
         """Open the cache, or make it; the server is asked only if it must be to know the volume's shape.
 
@@ -194,6 +212,10 @@ def view_layout(layout: Layout, view: Roi) -> Layout:
     """Return the layout of a view of a volume."""
     begin = layout.spatial(view.begin) * layout.voxel_size
     return replace(layout, shape=tuple(view.shape), offset=layout.offset + begin)
+
+
+def _same(source: Source) -> Source:
+    return source
 
 
 def _block_shape(source: Source, layout: Layout) -> tuple[int, ...]:
