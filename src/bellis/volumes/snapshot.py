@@ -61,7 +61,7 @@ def take(location: Location, read: Callable[[str], bytes | None]) -> Snapshot:
     FetchError
         If there is no array, or its metadata can't be understood.
     """
-    with tempfile.TemporaryDirectory(prefix="bellis-") as folder:
+    with tempfile.TemporaryDirectory(prefix="metadata-") as folder:
         # Called as it is, since formats go by endings; in a folder of its own, since they also look above.
         root = Path(folder) / (location.root.rpartition("/")[2] or "root")
         root.mkdir()
