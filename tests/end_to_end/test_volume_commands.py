@@ -84,7 +84,7 @@ def damage(em: Served, *indices: tuple[int, ...]) -> list[Path]:
 
 @pytest.mark.slow
 def test_download_status_verify_repair_evict_and_export_as_processes(em: Served) -> None:
-    assert "nothing is kept" in bellis("volume", "verify", "em.json", code=2)
+    assert "nothing is kept" in bellis("volume", "verify", "em.json", code=1)
     shown = bellis("volume", "download", "em.json")
     assert "em: 18 blocks fetched, 0 missing" in shown
     assert "download: 1/1 blocks, done in" in shown
@@ -283,6 +283,24 @@ def test_a_status_tells_what_is_fetched_now(em: Served) -> None:
     assert status()["num_leases"] == status()["num_stale_leases"] == 0
 
 
+@pytest.mark.parametrize("command", ["verify", "repair"])
+def test_of_a_volume_of_which_nothing_is_kept_all_is_missing(em: Served, command: str) -> None:
+    shown = within(command, "em.json", code=1)
+    assert "nothing is kept of em.json" in shown
+    assert "bellis volume download em.json" in shown
+
+
+def test_a_token_in_a_url_is_not_shown() -> None:
+    url = "http://127.0.0.1:9/{x_start}-{x_stop}?token=s3cret"
+    source = {"url_format": url, "payload": "raw", "axes": "x", "dtype": "uint8", "shape": [4]}
+    said = {"_schema_name": "bellis-volume-description", "_schema_version": 1.0, "name": "em", "source": source}
+    Path("em.json").write_text(json.dumps(said))
+    for words in (("status", "em.json"), ("status", "em.json", "--json")):
+        shown = within(*words, code=1)
+        assert "s3cret" not in shown
+        assert "127.0.0.1:9" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -299,8 +317,6 @@ def test_a_status_tells_what_is_fetched_now(em: Served) -> None:
         (("status", "other.json"), "_schema_name"),
         (("status", "broken.json"), "broken.json"),
         (("download", "server.json"), "has no cache"),
-        (("verify", "em.json"), "nothing is kept of em.json"),
-        (("repair", "em.json"), "bellis volume download em.json"),
         (("evict", "em.json"), "say what to drop"),
         (("evict", "em.json", "--all", "--roi", "0:1,0:1,0:1"), "say what to drop"),
         (("evict", "em.json", "--max-bytes", "lots"), "like 500MB or 2GB"),
@@ -376,6 +392,7 @@ def test_a_download_takes_over_what_lazyflow_has_fetched(cutouts: VolumeServer) 
     lock.with_name(f"{lock.name}.lock").touch()
     found = status(code=1)
     assert (found["num_blocks"], found["num_present"], found["num_legacy"], found["num_locks"]) == (18, 0, 2, 1)
+    assert found["num_missing"] == 16
     assert "2 blocks, taken over when read" in within("status", "em.json", code=1)
     assert (status("local.json", code=1)["num_present"], cutouts.num_requests) == (2, 0)
     fetch()

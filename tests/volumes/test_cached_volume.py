@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import TYPE_CHECKING
@@ -223,7 +226,7 @@ class TestLazyflowsNames:
         rois = volume.getAllBlockRois()
         assert len(rois) == volume.blocks.num_blocks
         assert rois[-1] == volume.getEntireBlockRoi((16, 32, 16)) == ((16, 32, 16), SHAPE)
-        with pytest.raises(ArrayError, match="no block begins"):
+        with pytest.raises(ArrayError, match="no block of the view"):
             volume.getEntireBlockRoi((1, 0, 0))
 
     def test_components_of_a_path_name_the_chunk(self, volume: CachedVolume) -> None:
@@ -269,6 +272,80 @@ class TestLazyflowsNames:
 def test_regions_that_make_no_sense_are_refused(volume: CachedVolume, roi: tuple[object, ...], match: str) -> None:
     with pytest.raises(ArrayError, match=match):
         volume.read_data(roi)
+
+
+def test_a_view_may_begin_within_a_block(source: CountedSource, tmp_path: Path) -> None:
+    far = prepare_ds(tmp_path / "far.zarr", shape=SHAPE, dtype="uint8", chunk_shape=BLOCK)
+    far[far.roi] = source.voxels
+    said = {
+        "_schema_name": "bellis-volume-description", "_schema_version": 1.0, "name": "em",
+        "source": {"url": "far.zarr"}, "view": {"origin": [3, 5, 7]},
+    }  # fmt: skip
+    (tmp_path / "em.json").write_text(json.dumps(said))
+    with CachedVolume(tmp_path / "em.json") as volume:
+        rois = volume.get_all_block_rois()
+        assert rois[:2] == [((0, 0, 0), (5, 11, 1)), ((0, 0, 1), (5, 11, 9))]
+        for start, stop in rois:
+            assert volume.get_entire_block_roi(start) == (start, stop)
+            assert not volume.get_block_status(start)
+            volume.read_data((start, stop))
+            assert volume.get_block_status(start)
+        with pytest.raises(ArrayError, match="no block of the view"):
+            volume.get_block_status((1, 0, 0))
+        np.testing.assert_array_equal(everything(volume), source.voxels[3:, 5:, 7:])
+
+
+def test_an_array_that_vanishes_is_not_taken_for_missing_blocks(source: CountedSource, tmp_path: Path) -> None:
+    far = prepare_ds(tmp_path / "far.zarr", shape=SHAPE, dtype="uint8", chunk_shape=BLOCK)
+    far[Roi((0, 0, 0), (8, 16, 8))] = 7
+    with CachedVolume.over(tmp_path / "far.zarr", tmp_path / "near", missing="fill", patience=QUICK) as volume:
+        assert (volume[0:8, 0:16, 0:8] == 7).all()
+        assert not volume[8:16, 0:16, 0:8].any()
+        shutil.rmtree(tmp_path / "far.zarr")
+        time.sleep(1.1)  # what was seen a second ago is believed
+        with pytest.raises(FetchError, match="not there any more"):
+            volume[16:20, 0:16, 0:8]
+
+
+@pytest.mark.slow
+def test_a_server_that_gives_nothing_is_not_asked_for_every_block(tmp_path: Path) -> None:
+    source = CountedSource(random_voxels((16, 16, 16)), behave=lambda *_: TransientError("HTTP 500"))
+    hasty = Patience(deadline_s=0.2, first_wait_s=0.01, longest_wait_s=0.1)
+    volume = CachedVolume.over(source, tmp_path, block_shape=(2, 2, 2), patience=hasty, parallel=4)
+    failed = volume.fetch_blocks(volume.block_indices())
+    assert len(failed) == 512
+    assert len(set(source.asked)) < 30
+    assert sum("was not tried" in reason and "HTTP 500" in reason for _, reason in failed) > 480
+    source.behave = lambda *_: None
+    np.testing.assert_array_equal(volume[0:2, 0:2, 0:2], source.voxels[0:2, 0:2, 0:2])  # a reader does ask
+    assert volume.fetch_blocks(volume.block_indices()) == []
+
+
+@pytest.mark.slow
+def test_who_waits_for_another_process_does_not_compute_meanwhile(source: CountedSource, tmp_path: Path) -> None:
+    patience = Patience(deadline_s=3.0, first_wait_s=0.01, longest_wait_s=0.1)
+    volume = CachedVolume.over(source, tmp_path, block_shape=BLOCK, patience=patience)
+    other = CachedVolume.over(source, tmp_path, block_shape=BLOCK)
+    lease = other.cache.lease((0, 0, 0))
+    assert lease is not None
+    begun, cpu_s = time.monotonic(), time.process_time()
+    np.testing.assert_array_equal(volume[0:8, 0:16, 0:8], source.voxels[0:8, 0:16, 0:8])
+    assert 1.4 < time.monotonic() - begun < 3.0  # half of the time is for waiting, half for fetching
+    assert time.process_time() - cpu_s < 0.5
+    lease.release()
+
+
+@pytest.mark.slow
+def test_waiting_and_fetching_share_one_deadline(source: CountedSource, tmp_path: Path) -> None:
+    patience = Patience(deadline_s=1.0, first_wait_s=0.01, longest_wait_s=0.1)
+    source.behave = lambda *_: TransientError("HTTP 500")
+    volume = CachedVolume.over(source, tmp_path, block_shape=BLOCK, patience=patience)
+    other = CachedVolume.over(source, tmp_path, block_shape=BLOCK)
+    with other.cache.lease((0, 0, 0)):  # type: ignore[union-attr]
+        begun = time.monotonic()
+        with pytest.raises(FetchError, match="HTTP 500"):
+            volume[0:8, 0:16, 0:8]
+        assert time.monotonic() - begun < 1.5
 
 
 @st.composite

@@ -421,3 +421,15 @@ def test_a_big_endian_description_says_how_raw_bytes_are_read() -> None:
 
 assert set(IMAGES) < set(PAYLOADS)
 assert issubclass(TransientError, ArrayError)
+
+
+def test_a_gzip_file_that_is_as_long_as_the_voxels_is_unfolded() -> None:
+    for size in range(40, 120):
+        voxels = np.zeros((1, 1, size), "u1")
+        voxels[0, 0, : size // 2] = np.random.default_rng(size).integers(0, 255, size // 2)
+        body = gzip.compress(voxels.tobytes(), mtime=0)
+        if len(body) == size:
+            found = decode(body, described("raw"), voxels.shape)
+            np.testing.assert_array_equal(found.voxels, voxels)
+            return
+    pytest.fail("no such file was found")

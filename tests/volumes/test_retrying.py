@@ -13,6 +13,7 @@ from bellis.errors import AccessError, ArrayError, FetchError, MissingBlockError
 from bellis.geometry import Roi
 from bellis.volumes.retrying import fetch_patiently, patiently
 from bellis.volumes.source import Patience
+from bellis.volumes.stopping import stoppable
 from volumes.sources_for_tests import CountedSource, random_voxels
 
 if TYPE_CHECKING:
@@ -133,8 +134,8 @@ def test_what_was_stopped_is_not_asked_for_again() -> None:
     stopping = threading.Timer(0.05, stopped.set)
     stopping.start()
     begun = monotonic()
-    with pytest.raises(FetchError, match="another block failed"):
-        patiently(attempt, Patience(deadline_s=30, first_wait_s=20, longest_wait_s=20), stopped=stopped)
+    with pytest.raises(FetchError, match="given up"), stoppable(stopped):
+        patiently(attempt, Patience(deadline_s=30, first_wait_s=20, longest_wait_s=20))
     assert monotonic() - begun < 5
     assert len(given) == 1
     stopping.join()

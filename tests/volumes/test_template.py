@@ -113,21 +113,25 @@ def test_numbers_may_be_padded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "text"),
+    ("body", "content_type", "kind", "text"),
     [
-        (VOXELS[slices_of(BOX)].tobytes()[:-2], TransientError, "raw bytes"),
-        (b"<html>please log in</html>", TransientError, "please log in"),
-        (VOXELS.tobytes(), FetchError, "raw bytes"),
+        (VOXELS[slices_of(BOX)].tobytes()[:-2], "image/x-raw", TransientError, "raw bytes"),
+        (b"<html>please log in</html>", "text/html", TransientError, "please log in"),
+        (VOXELS[slices_of(BOX)].tobytes(), "text/html", TransientError, "voxels were asked"),
+        (VOXELS[slices_of(BOX)].tobytes(), "application/json", TransientError, "voxels were asked"),
+        (VOXELS.tobytes(), "image/x-raw", FetchError, "raw bytes"),
     ],
 )
-def test_what_is_no_block_is_refused_and_told(body: bytes, kind: type[FetchError], text: str) -> None:
-    with raw_server(lambda *_: reply(body=body, headers={"Content-Type": "text/html; charset=utf-8"})) as server:
+def test_what_is_no_block_is_refused_and_told(
+    body: bytes, content_type: str, kind: type[FetchError], text: str
+) -> None:
+    with raw_server(lambda *_: reply(body=body, headers={"Content-Type": f"{content_type}; x=y"})) as server:
         made = source(server.url)
         with pytest.raises(kind) as caught:
             fetch(made)
         message = str(caught.value)
         assert message.startswith(f"block [1:5, 2:5, 3:8] of 'em' from {server.url}/cut?z=101:105:4")
-        assert "(text/html):" in message
+        assert f"({content_type}" in message
         assert text in message
         made.close()
 
@@ -206,3 +210,10 @@ def test_a_server_of_lazyflow_is_a_cutout_server_with_hdf5() -> None:
         assert str(made).startswith("'kasthuri' from http://")
         np.testing.assert_array_equal(fetch(made), VOXELS[slices_of(BOX)])
         made.close()
+
+
+def test_an_axis_that_the_url_does_not_name_is_asked_for_as_a_whole() -> None:
+    made = source("http://h", url_format="http://h/{y_start}:{y_stop}/{x_start}:{x_stop}")
+    out = np.empty(tuple(BOX.shape), made.dtype)
+    with pytest.raises(FetchError, match=r"does not say \{z_start\}"):
+        made.fetch(BOX, out, timeout_s=1)

@@ -10,6 +10,7 @@ import click
 
 from bellis.cli.commands import INTERRUPTED, main
 from bellis.cli.operate import add_operation
+from bellis.cli.target import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,12 @@ def _run_options(function: Callable[..., None]) -> Callable[..., None]:
     ):
         function = option(function)
     return function
+
+
+class NothingKept(Refused):
+    """There is nothing to look at: everything is missing."""
+
+    exit_code = 1
 
 
 @main.group()
@@ -184,11 +191,10 @@ def _cached(path: Path) -> CachedVolume:
 def _kept(path: Path) -> CachedVolume:
     """Open a volume of which something is kept; else nothing is made."""
     from bellis.cli.volume_report import cache_of
-    from bellis.errors import VolumeError
 
     directory, cache = cache_of(path)
     if directory is not None and cache is None:
-        raise VolumeError(f"nothing is kept of {path} in {directory} yet: fetch it by `bellis volume download {path}`")
+        raise NothingKept(f"nothing is kept of {path} in {directory} yet: fetch it by `bellis volume download {path}`")
     return _cached(path)
 
 

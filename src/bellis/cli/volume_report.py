@@ -119,6 +119,7 @@ def _cached_status(path: Path, description: Any) -> VolumeStatus:
     from bellis.volumes.blocks import Blocks
 
     setup: Any = _setup_of(description, path)
+    kept: list[tuple[int, ...]] = []
     status = VolumeStatus(
         description=str(path), kind="cached", name=setup.name, folder=str(setup.directory), source=_source(description),
         max_bytes=setup.max_bytes, compression=setup.compression, is_checked=_is_checked(description),
@@ -127,12 +128,16 @@ def _cached_status(path: Path, description: Any) -> VolumeStatus:
         local = description.local_description
         folders, num_locks = _tree(setup.folder / local.dataset_root_dir, local)
         status = replace(status, num_legacy=len(folders), num_locks=num_locks)
+        kept = [_index(folder, local) for folder in folders]
     if BlockCache.open(setup.directory) is not None:
         cache = setup.cache()  # it is there and is only opened; but what it holds is compared with the description
         view = setup.view(cache.layout.shape)
         usage = cache.usage(view)
         return replace(
-            _with_blocks(status, cache.layout, cache.blocks, view, usage.num_present),
+            _with_blocks(
+                status, cache.layout, cache.blocks, view, usage.num_present,
+                num_elsewhere=sum(not cache.has(index) for index in kept),
+            ),
             num_bytes=usage.num_bytes, compression=cache.compression, num_quarantined=usage.num_quarantined,
             num_leases=usage.num_leases, num_stale_leases=usage.num_stale_leases,
             num_partials=usage.num_partials,
@@ -141,17 +146,20 @@ def _cached_status(path: Path, description: Any) -> VolumeStatus:
         return status
     layout = setup.layout
     blocks = Blocks(layout.shape, setup.block_shape or _preferred(description) or layout.pick_chunks())
-    return _with_blocks(status, layout, blocks, setup.view(layout.shape), 0)
+    return _with_blocks(status, layout, blocks, setup.view(layout.shape), 0, num_elsewhere=len(kept))
 
 
-def _with_blocks(status: VolumeStatus, layout: Layout, blocks: Any, view: Roi, num_present: int) -> VolumeStatus:
+def _with_blocks(
+    status: VolumeStatus, layout: Layout, blocks: Any, view: Roi, num_present: int, *, num_elsewhere: int = 0
+) -> VolumeStatus:
+    """Add how many blocks there are; ``num_elsewhere`` are not in the cache, but need not be fetched."""
     spans = zip(view.begin, view.end, blocks.block_shape, strict=True)
     num_blocks = prod(-(-end // size) - begin // size for begin, end, size in spans)
     return replace(
         status, axes=list(layout.axis_names), shape=list(layout.shape), dtype=layout.dtype.name,
         block_shape=list(blocks.block_shape), view_begin=list(view.begin), view_shape=list(view.shape),
-        num_blocks=num_blocks, num_present=num_present, num_missing=num_blocks - num_present,
-        is_complete=num_blocks == num_present,
+        num_blocks=num_blocks, num_present=num_present, num_missing=num_blocks - num_present - num_elsewhere,
+        is_complete=num_blocks == num_present + num_elsewhere,
     )  # fmt: skip
 
 
@@ -190,6 +198,12 @@ def _tree(root: Path, description: FilesetDescription) -> tuple[list[Path], int]
     return [folder for folder, names in held if STATUS in names], num_locks
 
 
+def _index(folder: Path, description: FilesetDescription) -> tuple[int, ...]:
+    """Return which block is in a folder of lazyflow's tree."""
+    starts = [int(name.rpartition("_")[2]) for name in folder.parts[-len(description.axes) :]]
+    return tuple([start // size for start, size in zip(starts, description.block_shape, strict=True)])
+
+
 def _listed(folder: Path) -> list[str]:
     try:
         return [entry.name for entry in folder.iterdir()]
@@ -205,14 +219,15 @@ def _size(file: Path) -> int:
 
 
 def _source(description: Any) -> str:
+    from bellis.volumes.access import public
     from bellis.volumes.descriptions import ChunkedDescription, CompositeDescription
 
     if isinstance(description, CompositeDescription):
-        return description.remote_description.url_format
+        return public(description.remote_description.url_format)
     source = description.source
     if isinstance(source, ChunkedDescription):
-        return f"{source.url}/{source.name}" if source.name else source.url
-    return str(source.url_format)
+        return public(f"{source.url}/{source.name}" if source.name else source.url)
+    return public(source.url_format)
 
 
 def _preferred(description: Any) -> tuple[int, ...] | None:

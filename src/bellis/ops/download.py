@@ -77,7 +77,9 @@ def download(
         _check_part(name, part)
     if group is not None and group < 1:
         raise TaskError(f"task {name!r}: group is {group}, must be a positive number of blocks")
-    parallel = getattr(volume, "parallel", PARALLEL)
+    if not volume.cache.is_writeable:
+        raise TaskError(f"task {name!r}: nothing can be downloaded into {volume.path}: it can't be written")
+    parallel = volume.parallel
     _check_memory(name, volume, parallel, limits)
     # What belongs to a part must not hang on how many requests this machine is allowed.
     groups = Groups.of(volume, roi, group or 2 * (PARALLEL if part else parallel))

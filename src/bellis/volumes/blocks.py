@@ -141,7 +141,7 @@ def shown(roi: Roi) -> str:
 def _parsed(roi: Any) -> Roi:
     if isinstance(roi, Roi):
         return roi
-    if len(roi) != 2:
+    if not hasattr(roi, "__len__") or len(roi) != 2:
         raise ArrayError(f"roi {roi} is not a Roi or (start, stop)")
     start, stop = Coordinate(roi[0]), Coordinate(roi[1])
     if start.dims != stop.dims or None in start or None in stop:

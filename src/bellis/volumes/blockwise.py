@@ -192,7 +192,10 @@ class BlockwiseView(ABC):
         """Return which block begins there, in voxels of the view."""
         start = Coordinate(block_start)
         if start.dims == self.view.dims and None not in start and self.view.contains(start + self.view.begin):
-            return self.blocks.index_of(start + self.view.begin)
+            at = start + self.view.begin
+            index = tuple([k // size for k, size in zip(at, self.blocks.block_shape, strict=True)])
+            if self._in_view(index)[0] == tuple(start):  # the view may begin within a block
+                return index
         raise VolumeError(f"no block of the view of shape {self.shape} begins at {tuple(start)}")
 
     def _in_view(self, index: Index) -> tuple[tuple[int, ...], tuple[int, ...]]:

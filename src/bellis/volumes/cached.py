@@ -279,7 +279,7 @@ class CachedVolume(BlockwiseView):
 
     def fetch_blocks(self, indices: Iterable[Index]) -> list[tuple[Index, str]]:
         """Fetch and keep the blocks that are not there; go on after failures, and return those with their reasons."""
-        outcomes = self._fetching().obtain(self._absent(indices))
+        outcomes = self._fetching().obtain(self._absent(indices), may_give_up=True)
         return [(index, str(outcome)) for index, outcome in outcomes if isinstance(outcome, BellisError)]
 
     def verify_block(self, index: Index) -> str | None:
@@ -311,7 +311,7 @@ class CachedVolume(BlockwiseView):
         try:
             failed = [
                 (tuple(self.blocks.box(index).begin), str(outcome))
-                for index, outcome in fetcher.obtain(self._absent(self.block_indices()))
+                for index, outcome in fetcher.obtain(self._absent(self.block_indices()), may_give_up=True)
                 if isinstance(outcome, BellisError)
             ]
         finally:
@@ -329,7 +329,8 @@ class CachedVolume(BlockwiseView):
 
     def get_block_status(self, blockstart: CoordinateLike) -> int:
         """Return whether the block that begins at ``blockstart``, in voxels of the view, is kept."""
-        return int(self.cache.has(self._index(blockstart)))
+        index = self._index(blockstart)
+        return int(self.cache.has(index) or self.is_kept_by_lazyflow(index))
 
     def set_block_status(self, blockstart: CoordinateLike, status: int) -> None:
         """Drop a block, with ``BLOCK_NOT_AVAILABLE``; a block becomes available by being fetched, and by nothing else.
@@ -370,6 +371,11 @@ class CachedVolume(BlockwiseView):
             view_shape=self.shape,
             block_file_name_format="block-{roiString}.h5/volume",
         )
+
+    def is_kept_by_lazyflow(self, index: Index) -> bool:
+        """Return whether lazyflow's tree, in which the cache is, says that it has a block: it is taken over if read."""
+        legacy = self._legacy()
+        return legacy is not None and bool(legacy.get_block_status(self.blocks.box(index).begin))
 
     def locked_blocks(self) -> list[Path]:
         """Return locks that a crash of lazyflow has left; they stop nobody."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bellis.arrays.location import Location
 from bellis.arrays.tensorstore import FAILURES, library
-from bellis.errors import FetchError, TransientError
+from bellis.errors import FetchError, MissingBlockError, TransientError
 from bellis.geometry import Roi
 from bellis.volumes.access import credentials, public
 from bellis.volumes.blocks import shown, slices_of
@@ -18,6 +18,7 @@ from bellis.volumes.chunk_errors import explained
 from bellis.volumes.http import HttpClient
 from bellis.volumes.looking import is_http, look
 from bellis.volumes.retrying import patiently
+from bellis.volumes.stopping import SLICE_S, is_stopped
 from bellis.volumes.template import told
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 SHARE = 3
 """An attempt takes no more than this part of what is left: nothing tells whether tensorstore's requests still move."""
 
+LOOK_AGAIN_S = 1.0
+"""How often it is looked whether an array is there of which chunks are missing."""
 _RETRIES = {"max_retries": 1, "initial_delay": "50ms", "max_delay": "200ms"}
 
 
@@ -73,6 +76,8 @@ class ChunkedSource:
         self._location = Location.of(description.url, description.name, description.format)
         self._client = HttpClient(access, parallel)
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
+        self._seen_s = float("-inf")
         self._found: Found | None = None
         self._handle: Any = None
 
@@ -134,7 +139,7 @@ class ChunkedSource:
         try:
             handle = self._opened(deadline)
             future = handle[slices_of(block_roi)].read(order="C")
-            voxels = future.result(max(0.001, deadline - monotonic()))
+            voxels = _result(future, deadline)
         except FetchError as error:
             failure = told(error, what)
         except (TimeoutError, FutureTimeoutError):
@@ -143,10 +148,28 @@ class ChunkedSource:
             failure = TransientError(f"{what} nothing came within {limit_s:.4g} s")
         except FAILURES as error:
             failure = explained(error, what, is_remote=self._location.is_remote)
+            if isinstance(failure, MissingBlockError):  # a chunk is missing only of an array that is there
+                failure = self._vanished(deadline, is_open=handle is not None) or failure
         else:
             out[...] = voxels
             return
         raise failure  # not chained: what tensorstore says has the headers that were sent
+
+    def _vanished(self, deadline: float, *, is_open: bool) -> FetchError | None:
+        """Return what became of the array, if it is not what it was; looked at once a second at most."""
+        if not is_open:
+            return TransientError(f"{self.path}: its metadata could not be read again")
+        with self._looking:
+            if monotonic() - self._seen_s < LOOK_AGAIN_S:
+                return None
+            try:
+                now = look(self._location, self._description, self._client, self._patience.stall_s, deadline)
+            except FetchError as error:
+                return told(error, f"{self.path}: its metadata is not there any more:")
+            if self._found is not None and now.fingerprint != self._found.fingerprint:
+                return FetchError(f"{self.path} was changed since it was opened")
+            self._seen_s = monotonic()
+            return None
 
     def close(self) -> None:
         """Release connections; a later fetch opens new ones."""
@@ -217,3 +240,14 @@ class ChunkedSource:
                 f"{tuple(handle.shape)} and {handle.dtype.name}"
             )
         return handle
+
+
+def _result(future: Any, deadline: float) -> Any:
+    """Return what comes before the deadline, unless nobody waits for it any more."""
+    while True:
+        left_s = deadline - monotonic()
+        try:
+            return future.result(max(0.001, min(left_s, SLICE_S)))
+        except (TimeoutError, FutureTimeoutError):
+            if left_s <= SLICE_S or is_stopped():
+                raise

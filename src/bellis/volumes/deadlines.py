@@ -18,6 +18,8 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
+from bellis.volumes.stopping import GIVEN_UP, SLICE_S, is_stopped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -49,6 +51,22 @@ def left() -> float:
     return seconds
 
 
+def _slice(until: float) -> float:
+    """Return how long to wait before it is looked whether to wait on.
+
+    Raises
+    ------
+    TimeoutError
+        If not.
+    """
+    seconds = until - monotonic()
+    if seconds <= 0:
+        raise TimeoutError("nothing came in time")
+    if is_stopped():
+        raise TimeoutError(GIVEN_UP)
+    return min(seconds, SLICE_S)
+
+
 def pools(parallel: int, proxy: str | None, *, is_secure: bool) -> urllib3.PoolManager:
     """Return pools of connections that heed `limited`; at most ``parallel`` to one server."""
     options: dict[str, Any] = {"num_pools": 16, "maxsize": parallel, "block": True}
@@ -68,11 +86,16 @@ def pools(parallel: int, proxy: str | None, *, is_secure: bool) -> urllib3.PoolM
 
 
 class _Socket(socket.socket):
-    """A socket whose every wait is cut to what is left."""
+    """A socket whose every wait is cut to what is left, and ends when nobody waits for it."""
 
     def recv_into(self, *args: Any, **options: Any) -> int:
-        self.settimeout(left())
-        return super().recv_into(*args, **options)
+        until = monotonic() + left()
+        while True:
+            self.settimeout(_slice(until))
+            try:
+                return super().recv_into(*args, **options)
+            except TimeoutError:
+                continue
 
     def sendall(self, *args: Any) -> None:
         self.settimeout(left())
@@ -83,8 +106,13 @@ class _SecureSocket(ssl.SSLSocket):
     """The same, with TLS."""
 
     def recv_into(self, *args: Any, **options: Any) -> int:
-        self.settimeout(left())
-        return super().recv_into(*args, **options)
+        until = monotonic() + left()
+        while True:
+            self.settimeout(_slice(until))
+            try:
+                return super().recv_into(*args, **options)
+            except TimeoutError:
+                continue
 
     def sendall(self, *args: Any, **options: Any) -> None:
         self.settimeout(left())

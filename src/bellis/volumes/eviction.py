@@ -23,6 +23,8 @@ TOUCH_S = 60.0
 """How often a process notes the use of a block."""
 RESCAN = 1 / 16
 """Part of the bound that a process stores before it looks again what all processes have stored."""
+IMPATIENT_S = 60.0
+"""How long nobody waits again who only stores a block, after it waited in vain."""
 PUT_WAITS_S, EVICT_WAITS_S = 5.0, 60.0
 """How long another process is waited for that drops blocks; then who stores one goes on, who drops some fails."""
 ROOM = 0.9
@@ -50,6 +52,7 @@ class Evictor:
         self._lock = threading.Lock()
         self._total = 0
         self._unseen = RESCAN * (max_bytes or 0)  # the first block that is stored makes us look
+        self._patient_from = 0.0
         self._touched: set[Index] = set()
         self._touched_since = time.monotonic()
 
@@ -74,9 +77,12 @@ class Evictor:
             self._unseen += num_bytes
             if self._total <= self._max_bytes and self._unseen < RESCAN * self._max_bytes:
                 return
-            # Who drops blocks makes room for others too; they wait for it once they have stored twice their part.
-            is_far_above = self._unseen >= 2 * RESCAN * self._max_bytes
+            # Who drops blocks makes room for others too; they wait for it once they have stored twice their part,
+            # but not again and again: it may have been stopped.
+            is_far_above = self._unseen >= 2 * RESCAN * self._max_bytes and time.monotonic() > self._patient_from
             with self._turn(PUT_WAITS_S if is_far_above else 0.0) as is_ours:
+                if is_far_above and not is_ours:
+                    self._patient_from = time.monotonic() + IMPATIENT_S
                 if is_ours:
                     self._make_room(self._max_bytes, ROOM, spared=path_of(self._directory, index))
 

@@ -7,13 +7,14 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from bellis.errors import BellisError, DamagedBlockError, FetchError, MissingBlockError, VolumeError
 from bellis.volumes.blocks import shown
+from bellis.volumes.stopping import sleep, stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 FIRST_POLL_S, LONGEST_POLL_S = 0.02, 1.0
 """How soon, and how seldom, we look again for a block that another process fetches."""
-GRACE_S = 5.0
+GRACE_S = 1.0
 """How long after its deadline a source is given up that does not keep it."""
+HOPELESS_S = 60.0
+"""How long a download does not ask a server that has given nothing, many times in a row."""
 CLOSED = "the volume was closed while blocks were fetched: reopen() it"
 
 BlockFuture: TypeAlias = "Future[npt.NDArray[Any] | None]"
@@ -97,8 +100,10 @@ class Fetcher:
         self.parallel = parallel
         self._missing = missing
         self._adopt = adopt
+        self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._counting = threading.Lock()
+        self._in_row: tuple[int, float, str] = 0, 0.0, ""
         self._connecting = threading.Lock()
         self._pool = ThreadPoolExecutor(parallel, thread_name_prefix="bellis-fetch")
         self._flights: dict[Index, Flight] = {}
@@ -106,7 +111,8 @@ class Fetcher:
         self._refusal: tuple[float, BellisError | None] = 0.0, None
 
     def close(self) -> None:
-        """End the threads, when what they fetch has come; release the source."""
+        """End the threads; what is on its way is given up. Release the source."""
+        self._stopped.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         release = getattr(self._source, "close", None)
         if release is not None:
@@ -143,58 +149,72 @@ class Fetcher:
         found = getattr(self._source, "is_checked", None)
         return found if isinstance(found, bool) else None
 
-    def obtain(self, indices: Iterable[Index]) -> Iterator[tuple[Index, Outcome]]:
+    def obtain(self, indices: Iterable[Index], *, may_give_up: bool = False) -> Iterator[tuple[Index, Outcome]]:
         """Begin to fetch blocks, and return an iterator over each as soon as it is stored, in any order.
 
-        A block that can't be had does not keep others; no more than ``2 * parallel`` blocks are held at a time.
+        A block that can't be had does not keep others; no more than ``2 * parallel`` blocks are held at a time. With
+        ``may_give_up``, blocks are not tried any more while the server gives none at all: see `is_hopeless`.
         """
-        work = _Round(self, _shuffled(indices))
+        work = _Round(self, _shuffled(indices), may_give_up=may_give_up)
         work.begin()
         return work.outcomes()
 
-    def fly(self, index: Index, *, is_forced: bool = False) -> Flight:
+    def fly(self, index: Index, *, left_s: float, is_forced: bool = False) -> Flight:
         """Return who gets a block: a thread of ours that is at it already, or one that will be."""
         with self._lock:
             flight = self._flights.get(index)
             if flight is None:
                 flight = Flight()
                 try:
-                    flight.future = self._pool.submit(self._fly, index, flight, is_forced=is_forced)
+                    flight.future = self._pool.submit(self._fly, index, flight, is_forced=is_forced, left_s=left_s)
                 except RuntimeError as error:
                     raise VolumeError(CLOSED) from error
                 self._flights[index] = flight
             return flight
 
-    def _fly(self, index: Index, flight: Flight, *, is_forced: bool) -> npt.NDArray[Any] | None:
+    def _fly(self, index: Index, flight: Flight, *, is_forced: bool, left_s: float) -> npt.NDArray[Any] | None:
         flight.begun_s = time.monotonic()
         try:
-            return self._block(index, is_forced=is_forced)
+            with stoppable(self._stopped):
+                return self._block(index, is_forced=is_forced, left_s=left_s)
         finally:
             with self._lock:
                 self._flights.pop(index, None)
 
-    def _block(self, index: Index, *, is_forced: bool) -> npt.NDArray[Any] | None:
+    def is_hopeless(self) -> str:
+        """Return why the next block need not be tried: all of the last ones failed, of late; else nothing."""
+        with self._counting:
+            count, last_s, reason = self._in_row
+        if count < 2 * self.parallel or time.monotonic() - last_s > HOPELESS_S:
+            return ""
+        return f"was not tried: {count} blocks in a row could not be had, the last one because {reason}"
+
+    def _note_failure(self, error: FetchError) -> None:
+        with self._counting:
+            self._in_row = self._in_row[0] + 1, time.monotonic(), str(error)
+
+    def _block(self, index: Index, *, is_forced: bool, left_s: float) -> npt.NDArray[Any] | None:
         """Return a block from the cache or from the source; None if another process fetches it."""
         found = self._stored(index)
         if found is not None:
             return found
         if not self.cache.is_writeable:
-            return self._fetched(index)
+            return self._fetched(index, left_s)
         lease = self.cache.lease(index)
         if lease is None and not is_forced:
             return None
         try:
-            return self._renewed(index)
+            return self._renewed(index, left_s)
         finally:
             _release(lease)
 
-    def _renewed(self, index: Index) -> npt.NDArray[Any]:
+    def _renewed(self, index: Index, left_s: float) -> npt.NDArray[Any]:
         found = self._stored(index)  # who held the lease before us may have stored it
         if found is not None:
             return found
         voxels = self._adopt(index) if self._adopt is not None else None
         if voxels is None:
-            voxels = self._fetched(index)
+            voxels = self._fetched(index, left_s)
         else:
             self.count("num_adopted")
         self.cache.put(index, voxels)
@@ -209,7 +229,7 @@ class Fetcher:
                 self.cache.quarantine(index, str(error))
             return None
 
-    def _fetched(self, index: Index) -> npt.NDArray[Any]:
+    def _fetched(self, index: Index, left_s: float) -> npt.NDArray[Any]:
         from bellis.volumes.retrying import fetch_patiently
 
         source = self.source
@@ -217,12 +237,17 @@ class Fetcher:
         out = np.empty(tuple(box.shape), dtype=self.cache.layout.dtype)
         try:
             self.count("num_requests")
-            fetch_patiently(source, box, out, self.patience, on_retry=self._retried)
-        except MissingBlockError:
+            patience = replace(self.patience, deadline_s=left_s)
+            fetch_patiently(source, box, out, patience, on_retry=self._retried)
+        except FetchError as error:
+            if not isinstance(error, MissingBlockError):
+                self._note_failure(error)
+                raise
             if self._missing == "error":
                 raise
             self.count("num_filled")
             return np.zeros_like(out)
+        self._in_row = 0, 0.0, ""
         self.count("num_fetched")
         return out
 
@@ -250,8 +275,9 @@ class Flight:
 class _Round:
     """Blocks that one caller wants."""
 
-    def __init__(self, fetcher: Fetcher, todo: deque[Index]) -> None:
+    def __init__(self, fetcher: Fetcher, todo: deque[Index], *, may_give_up: bool) -> None:
         self._fetcher = fetcher
+        self._may_give_up = may_give_up
         self._todo = todo
         self._running: dict[BlockFuture, tuple[Index, Flight]] = {}
         self._waiting: dict[Index, _Wait] = {}
@@ -265,9 +291,15 @@ class _Round:
         """Yield blocks until all are there, or known not to come."""
         while self._todo or self._running or self._waiting:
             self._ask_again()
+            while self._todo and self._may_give_up and (reason := self._fetcher.is_hopeless()):
+                yield self._todo.popleft(), FetchError(reason)
             self.begin()
+            if not (self._running or self._waiting):
+                return
             due = min((each.due for each in self._waiting.values()), default=float("inf"))
             pause = max(0.0, min(due - time.monotonic(), 1.0))
+            if not self._running:
+                sleep(pause)
             done, _ = wait(self._running, timeout=pause, return_when=FIRST_COMPLETED)
             for future in done or self._lost():
                 index, _ = self._running.pop(future)
@@ -279,8 +311,11 @@ class _Round:
                     self._fetcher.count("num_waited")
                 yield index, outcome
 
-    def _ask(self, index: Index, *, is_forced: bool = False) -> None:
-        flight = self._fetcher.fly(index, is_forced=is_forced)
+    def _ask(self, index: Index, *, waited_s: float = 0.0) -> None:
+        deadline_s = self._fetcher.patience.deadline_s
+        # Who has waited for half of its time fetches without a lease, in the other half.
+        is_forced, left_s = waited_s > deadline_s / 2, max(deadline_s - waited_s, deadline_s / 4)
+        flight = self._fetcher.fly(index, is_forced=is_forced, left_s=left_s)
         self._running[flight.future] = index, flight
 
     def _ask_again(self) -> None:
@@ -288,7 +323,7 @@ class _Round:
         for index, each in self._waiting.items():
             if each.due <= now:
                 each.due = float("inf")
-                self._ask(index, is_forced=now - each.begun > self._fetcher.patience.deadline_s)
+                self._ask(index, waited_s=now - each.begun)
 
     def _lost(self) -> list[BlockFuture]:
         """Return a failed future in place of each that a source keeps beyond its deadline."""

@@ -166,6 +166,8 @@ def _decoder(payload: Payload) -> Callable[[bytes, CutoutDescription, tuple[int,
 def _raw(body: bytes, description: CutoutDescription, shape: tuple[int, ...]) -> Found:
     num_bytes = prod(shape) * description.payload_dtype.itemsize
     if len(body) == num_bytes and not _is_page(body):
+        if description.dtype.kind == "b" and body.strip(b"\0\1"):
+            raise TransientError("asked for raw bytes that are 0 or 1, the answer has others")
         return Found(np.frombuffer(body, description.payload_dtype))
     if len(body) < num_bytes or _is_text(body):
         raise TransientError(f"asked for {num_bytes} raw bytes, the answer has {len(body)}, and begins {begin(body)}")
@@ -201,10 +203,23 @@ def _blosc(body: bytes, description: CutoutDescription, shape: tuple[int, ...]) 
 
 def _without_gzip(body: bytes, description: CutoutDescription, num_bytes: int) -> tuple[bytes, bool]:
     """Return what gzip compressed, and whether it did: it checks what it unfolds."""
-    is_plain = description.payload == "raw" and len(body) == num_bytes
-    if is_plain or description.payload == "blosc" or not body.startswith(_GZIP):
+    if description.payload == "blosc" or not body.startswith(_GZIP):
         return body, False
-    limit = num_bytes if description.payload == "raw" else bound_of(num_bytes)
+    if description.payload != "raw":
+        return _unfolded(body, bound_of(num_bytes), num_bytes), True
+    try:
+        unfolded = _unfolded(body, num_bytes, num_bytes)
+    except FetchError:
+        if len(body) != num_bytes:
+            raise
+    else:
+        if len(unfolded) == num_bytes or len(body) != num_bytes:
+            return unfolded, True
+    return body, False  # voxels that only begin as a gzip file does
+
+
+def _unfolded(body: bytes, limit: int, num_bytes: int) -> bytes:
+    """Return what a gzip file holds: all of it, and no more than ``limit`` bytes."""
     data = zlib.decompressobj(wbits=31)
     try:
         unfolded = data.decompress(body, limit + 1)
@@ -214,7 +229,7 @@ def _without_gzip(body: bytes, description: CutoutDescription, num_bytes: int) -
         raise FetchError(f"the gzip file unfolds to more than {limit} bytes, for {num_bytes} bytes of voxels")
     if not data.eof or data.unused_data:
         raise TransientError(f"the gzip file is truncated or damaged: {len(body)} bytes")
-    return unfolded, True
+    return unfolded
 
 
 def _is_page(body: bytes) -> bool:

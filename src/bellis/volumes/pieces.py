@@ -12,6 +12,7 @@ import numpy as np
 
 from bellis.volumes.blocks import Blocks
 from bellis.volumes.retrying import fetch_patiently
+from bellis.volumes.stopping import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +74,8 @@ class _Round:
         """Return the voxels of a piece."""
         out = np.empty(tuple(part.shape), self._source.dtype)
         try:
-            fetch_patiently(self._source, part, out, self._patience, stopped=self.stopped)
+            with stoppable(self.stopped):
+                fetch_patiently(self._source, part, out, self._patience)
         except BaseException as error:
             self._failures.append(error)
             self.stopped.set()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from time import monotonic, sleep
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bellis.errors import ArrayError, FetchError, TransientError
+from bellis.volumes.stopping import GIVEN_UP, is_stopped, sleep
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
 
     import numpy.typing as npt
@@ -30,7 +30,6 @@ def fetch_patiently(
     patience: Patience,
     *,
     on_retry: Callable[[TransientError], None] | None = None,
-    stopped: threading.Event | None = None,
 ) -> None:
     """Fill ``out`` with the voxels of a region, in as many attempts as there is time for.
 
@@ -42,8 +41,6 @@ def fetch_patiently(
         How long all attempts may take, and what is waited between them.
     on_retry
         Called with each error after which there will be another attempt, before the wait.
-    stopped
-        If set, no further attempt is made.
 
     Raises
     ------
@@ -56,7 +53,6 @@ def fetch_patiently(
         lambda timeout_s: source.fetch(block_roi, out, timeout_s=timeout_s),
         patience,
         on_retry=on_retry,
-        stopped=stopped,
     )
 
 
@@ -65,7 +61,6 @@ def patiently(
     patience: Patience,
     *,
     on_retry: Callable[[TransientError], None] | None = None,
-    stopped: threading.Event | None = None,
 ) -> T:
     """Return what ``attempt`` returns; it is given the seconds that are left, and called again after `TransientError`.
 
@@ -84,8 +79,8 @@ def patiently(
     errors: list[TransientError] = []
 
     def once() -> T:
-        if stopped is not None and stopped.is_set():
-            raise FetchError("was given up, because another block failed")
+        if is_stopped():
+            raise FetchError(GIVEN_UP)
         try:
             return attempt(max(0.001, deadline - monotonic()))
         except TransientError as error:
@@ -96,7 +91,7 @@ def patiently(
         retry=tenacity.retry_if_exception_type(TransientError),
         wait=_wait(patience, deadline),
         stop=lambda state: monotonic() + state.upcoming_sleep >= deadline - LEAST * patience.deadline_s,
-        sleep=sleep if stopped is None else tenacity.nap.sleep_using_event(stopped),
+        sleep=sleep,
         before_sleep=None if on_retry is None else lambda _: on_retry(errors[-1]),
     )
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bellis.arrays.layout import Layout
-from bellis.errors import ArrayError
+from bellis.errors import ArrayError, CacheMismatchError, VolumeError
 from bellis.geometry import Coordinate, Roi
 from bellis.volumes.access import public
 from bellis.volumes.cache import BlockCache
@@ -172,14 +172,23 @@ class Setup:
         return self._prepared(layout, block_shape, said if found is None else found.fingerprint)
 
     def _prepared(self, layout: Layout, block_shape: tuple[int, ...], fingerprint: Mapping[str, Any]) -> BlockCache:
-        return BlockCache.prepare(
-            self.directory,
-            layout,
-            block_shape,
-            fingerprint=fingerprint,
-            compression=self.compression,
-            max_bytes=self.max_bytes,
-        )
+        try:
+            return BlockCache.prepare(
+                self.directory,
+                layout,
+                block_shape,
+                fingerprint=fingerprint,
+                compression=self.compression,
+                max_bytes=self.max_bytes,
+            )
+        except CacheMismatchError:
+            raise
+        except VolumeError as error:
+            if self.legacy is None:
+                raise
+            raise VolumeError(
+                f"{error}; what lazyflow has kept there is read without a cache by BlockwiseFileset(description)"
+            ) from error
 
     def view(self, shape: tuple[int, ...]) -> Roi:
         """Return the view in voxels of a volume of a shape.

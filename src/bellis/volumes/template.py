@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 ANSWERS = 4
 """How often a block is asked for, at most, until two answers agree."""
 
+PAGES = ("text/html", "application/xhtml+xml", "application/json", "application/xml", "text/xml")
+"""Types of what is no voxels, whatever else it looks like."""
+
 _WIDTH = re.compile(r"0?\d{0,2}d?")
 Failure = TypeVar("Failure", bound=FetchError)
 
@@ -165,6 +168,7 @@ class UrlTemplateSource:
     def _voxels(self, block_roi: Roi, shape: tuple[int, ...], deadline: float) -> npt.NDArray[Any]:
         """Return voxels that have a checksum, or that came twice; of others, those that came."""
         seen: set[bytes] = set()
+        self._check_whole(block_roi)
         url = self.url(block_roi)
         for _ in range(ANSWERS):
             decoded, is_checked = self._ask(url, shape, deadline)
@@ -176,14 +180,26 @@ class UrlTemplateSource:
             seen.add(digest)
         raise TransientError(f"{public(url)}: {ANSWERS} answers are all different, none has a checksum")
 
+    def _check_whole(self, block_roi: Roi) -> None:
+        """Refuse a part of an axis that the URL does not name: the server would send the same for each part."""
+        said = self._description
+        for axis, begin, end, n in zip(said.axes, block_roi.begin, block_roi.end, said.shape, strict=True):
+            if end - begin < n and f"{{{axis}_start" not in said.url_format:
+                raise FetchError(
+                    f"url_format {self.path} does not say {{{axis}_start}}, so that the server sends all {n} voxels of "
+                    f"axis {axis}, but {begin}:{end} were asked: name it, or have blocks of {n} voxels along {axis}"
+                )
+
     def _ask(self, url: str, shape: tuple[int, ...], deadline: float) -> tuple[Decoded, bool]:
-        from bellis.volumes.payload import decode
+        from bellis.volumes.payload import begin, decode
 
         size = prod(shape) * self.dtype.itemsize
         left_s = max(0.001, deadline - monotonic())
         answer = self._client.get(url, timeout_s=left_s, stall_s=self._patience.stall_s, expected_bytes=size)
         failure: FetchError
         try:
+            if answer.content_type.partition(";")[0].strip().lower() in PAGES:
+                raise TransientError(f"voxels were asked, the answer begins with {begin(answer.body)}")
             decoded = decode(answer.body, self._description, shape)
         except FetchError as error:
             kind = f" ({answer.content_type})" if answer.content_type else ""
