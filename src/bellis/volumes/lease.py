@@ -64,10 +64,9 @@ class Leases:
     """The leases in one folder.
 
     A lease is a symbolic link, which is made in one step: where it points to says who holds it, and its time of change
-    is the heartbeat. It is taken from a process of
-    this machine as soon as that is gone, and from one of another machine when its file was seen unchanged for
-    ``expiry_s`` by our own clock: clocks of two machines are never compared. A process that was forked needs leases of
-    its own.
+    is the heartbeat. It is taken from a process of this machine as soon as that is gone, and from one of another
+    machine when its link was seen unchanged for ``expiry_s`` by our own clock: clocks of two machines are never
+    compared. A process that was forked needs leases of its own.
 
     Parameters
     ----------
