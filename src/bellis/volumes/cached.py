@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from bellis.errors import ArrayError, BellisError, BlockNotReadyError, DamagedBlockError, DownloadError, VolumeError
-from bellis.volumes.blocks import parse_roi, roi_of, slices_of
+from bellis.volumes.blocks import parse_roi, roi_of, shown, slices_of
 from bellis.volumes.blockwise import BlockwiseView
 from bellis.volumes.description import read_description, write_description
 from bellis.volumes.descriptions import CompositeDescription, FilesetDescription, VolumeDescription
 from bellis.volumes.fetching import CLOSED, Fetcher, Outcome, Statistics
+from bellis.volumes.legacy import LazyflowTree
 from bellis.volumes.setup import Setup, view_layout
 from bellis.volumes.source import PARALLEL, Patience
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from bellis.volumes.blocks import Blocks, Index, RoiLike
     from bellis.volumes.cache import BlockCache
     from bellis.volumes.descriptions import AnyDescription, Compression
-    from bellis.volumes.fileset import BlockwiseFileset
     from bellis.volumes.source import MissingPolicy, Source
 
 
@@ -145,6 +145,7 @@ class CachedVolume(BlockwiseView):
         self._lock = threading.Lock()
         self._fetcher: Fetcher | None = None
         self._is_closed = False
+        self._lazyflow = LazyflowTree(setup.legacy, setup.folder)
         self.description = description
         self.name = setup.name
         self.cache: BlockCache = setup.cache()
@@ -274,7 +275,7 @@ class CachedVolume(BlockwiseView):
             patience=setup.patience,
             parallel=parallel,
             missing=setup.missing,
-            adopt=None if setup.legacy is None else self._legacy_block,
+            adopt=lambda index: self._lazyflow.read(self.blocks.box(index)),
         )
 
     def fetch_blocks(self, indices: Iterable[Index]) -> list[tuple[Index, str]]:
@@ -330,7 +331,7 @@ class CachedVolume(BlockwiseView):
     def get_block_status(self, blockstart: CoordinateLike) -> int:
         """Return whether the block that begins at ``blockstart``, in voxels of the view, is kept."""
         index = self._index(blockstart)
-        return int(self.cache.has(index) or self.is_kept_by_lazyflow(index))
+        return int(self.cache.has(index) or self._lazyflow.has(self.blocks.box(index)))
 
     def set_block_status(self, blockstart: CoordinateLike, status: int) -> None:
         """Drop a block, with ``BLOCK_NOT_AVAILABLE``; a block becomes available by being fetched, and by nothing else.
@@ -345,8 +346,7 @@ class CachedVolume(BlockwiseView):
             self.cache.drop(index)
         elif not self.cache.has(index):
             raise BlockNotReadyError(
-                f"block at {tuple(blockstart) if not isinstance(blockstart, int) else blockstart} of volume "  # type: ignore[arg-type]
-                f"{self.name!r} is not there: read it, or fetch_blocks([index])"
+                f"block {shown(self.blocks.box(index))} of volume {self.name!r} is not there: fetch_blocks([{index}])"
             )
 
     def get_dataset_path_components(self, block_start: CoordinateLike) -> Any:
@@ -358,8 +358,7 @@ class CachedVolume(BlockwiseView):
 
     def fileset_description(self) -> FilesetDescription:
         """Describe how the blocks would be kept as HDF5 files: as the description says, if it is lazyflow's."""
-        if self._setup.legacy is not None:
-            local = self._setup.legacy
+        if (local := self._lazyflow.description) is not None:
             return replace(local, view_origin=tuple(self.view.begin), view_shape=self.shape, dataset_root_dir=".")
         return FilesetDescription(
             name=self.name,
@@ -372,15 +371,9 @@ class CachedVolume(BlockwiseView):
             block_file_name_format="block-{roiString}.h5/volume",
         )
 
-    def is_kept_by_lazyflow(self, index: Index) -> bool:
-        """Return whether lazyflow's tree, in which the cache is, says that it has a block: it is taken over if read."""
-        legacy = self._legacy()
-        return legacy is not None and bool(legacy.get_block_status(self.blocks.box(index).begin))
-
     def locked_blocks(self) -> list[Path]:
         """Return locks that a crash of lazyflow has left; they stop nobody."""
-        legacy = self._legacy()
-        return [] if legacy is None else legacy.locked_blocks()
+        return self._lazyflow.locks()
 
     def purge_all_locks(self) -> bool:
         """Remove what killed processes have left: locks of lazyflow, leases, files under temporary names.
@@ -392,8 +385,7 @@ class CachedVolume(BlockwiseView):
         bool
             Whether there was any.
         """
-        legacy = self._legacy()
-        were_locked = legacy is not None and legacy.purge_all_locks()
+        were_locked = self._lazyflow.purge_locks()
         return bool(self.cache.sweep()) or were_locked
 
     def close(self) -> None:
@@ -411,24 +403,6 @@ class CachedVolume(BlockwiseView):
 
     def __repr__(self) -> str:
         return f"CachedVolume({self.name!r}, shape={self.shape}, {self.dtype}, kept in {self.path})"
-
-    def _legacy(self) -> BlockwiseFileset | None:
-        from bellis.volumes.fileset import BlockwiseFileset
-
-        if self._setup.legacy is None:
-            return None
-        return BlockwiseFileset(self._setup.folder / "description.json", "r", self._setup.legacy)
-
-    def _legacy_block(self, index: Index) -> npt.NDArray[Any] | None:
-        """Return a block that lazyflow has kept; None if there is none, or it is not sound and whole."""
-        legacy = self._legacy()
-        box = self.blocks.box(index)
-        if legacy is None or not legacy.get_block_status(box.begin):
-            return None
-        try:
-            return legacy.read_data(box)
-        except VolumeError:
-            return None
 
     read_description = staticmethod(read_description)
     write_description = staticmethod(write_description)

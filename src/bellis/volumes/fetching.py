@@ -91,7 +91,7 @@ class Fetcher:
         patience: Patience,
         parallel: int,
         missing: MissingPolicy,
-        adopt: Callable[[Index], npt.NDArray[Any] | None] | None = None,
+        adopt: Callable[[Index], npt.NDArray[Any] | None] = lambda _: None,
     ) -> None:
         self.statistics = Statistics()
         self.cache = cache
@@ -212,7 +212,7 @@ class Fetcher:
         found = self._stored(index)  # who held the lease before us may have stored it
         if found is not None:
             return found
-        voxels = self._adopt(index) if self._adopt is not None else None
+        voxels = self._adopt(index)
         if voxels is None:
             voxels = self._fetched(index, left_s)
         else:
