@@ -279,3 +279,15 @@ def test_owners_are_parsed_from_their_tags() -> None:
     assert Owner.parse("x-1") is None
     assert Owner.parse("") is None
     assert not Owner.me().is_gone
+
+
+def test_a_lease_of_a_living_process_is_never_stale_whatever_the_clock_says(folder: Path) -> None:
+    lease = Leases(folder).acquire("0.0")
+    assert lease is not None
+    foreign = Leases(folder).acquire("0.1")
+    assert foreign is not None
+    foreign.path.unlink()
+    foreign.path.symlink_to(json.dumps({"owner": Owner("elsewhere", 1, 5).tag}))
+    for path in (lease.path, foreign.path):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    assert [is_stale for _, _, is_stale in leases_in(folder)] == [False, True]

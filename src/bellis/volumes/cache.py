@@ -131,7 +131,7 @@ class BlockCache:
             found = read_marker(path)
         if differences := found.differences(asked):
             raise mismatch(path, differences)
-        return cls._opened(path, found, max_bytes, expiry_s)
+        return cls._opened(path, found.placed(asked.layout), max_bytes, expiry_s)
 
     @classmethod
     def open(

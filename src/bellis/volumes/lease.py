@@ -157,7 +157,7 @@ def leases_in(folder: Path) -> Iterator[tuple[Path, bytes, bool]]:
         for path in sorted(folder.glob(f"*{LEASE}")):
             text, _ = _read(path)
             if text is not None:
-                yield path, text, _is_owner_gone(text) or is_old(path)
+                yield path, text, _is_stale(path, text)
 
 
 def remove(path: Path, text: bytes) -> bool:
@@ -233,9 +233,19 @@ def _read_file(path: Path) -> tuple[bytes | None, int]:
 
 
 def _is_owner_gone(text: bytes) -> bool:
+    owner = _owner(text)
+    return owner is not None and owner.is_gone
+
+
+def _is_stale(path: Path, text: bytes) -> bool:
+    """Return whether the holder is gone, or of another machine and silent for an hour."""
+    owner = _owner(text)
+    return owner.is_gone if owner is not None and owner.is_here else is_old(path)
+
+
+def _owner(text: bytes) -> Owner | None:
     try:
         found: Any = json.loads(text)
-        owner = Owner.parse(found["owner"])
+        return Owner.parse(found["owner"])
     except (ValueError, TypeError, KeyError, AttributeError):
-        return False  # it may just be being written
-    return owner is not None and owner.is_gone
+        return None  # it may just be being written

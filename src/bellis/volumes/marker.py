@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,12 +107,22 @@ class Marker:
             raise _damaged(path, error) from error
 
     def differences(self, asked: Marker) -> list[str]:
-        """Describe each field in which this, which was found, is not as asked."""
-        told = asked.layout.differences(self.layout)
+        """Describe each field in which this, which was found, is not as asked; where voxels lie in the world is free.
+
+        A voxel size that was wrong can be corrected: the blocks are the same.
+        """
+        told = asked.layout.differences(self.placed(asked.layout).layout)
         for name in ("block_shape", "compression"):
             ask, found = getattr(asked, name), getattr(self, name)
             told += [f"{name}: asked {ask}, found {found}"] * (ask != found)
         return told + self.changes(asked.fingerprint)
+
+    def placed(self, asked: Layout) -> Marker:
+        """Return this with the place in the world that is asked, if the axes are the same."""
+        if len(asked.voxel_size) != len(self.layout.voxel_size):
+            return self
+        layout = replace(self.layout, voxel_size=asked.voxel_size, offset=asked.offset, units=asked.units)
+        return replace(self, layout=layout)
 
     def changes(self, fingerprint: Mapping[str, Any]) -> list[str]:
         """Describe each field of a fingerprint that is not as asked; what is not asked may be anything."""

@@ -51,9 +51,14 @@ class Owner:
         return f"{self.machine}-{self.pid}-{self.start}"
 
     @property
+    def is_here(self) -> bool:
+        """Whether it is, or was, a process of this machine."""
+        return self.machine == Owner.me().machine
+
+    @property
     def is_gone(self) -> bool:
         """Whether it is known to have ended; of another machine, nothing is known."""
-        if self.machine != Owner.me().machine:
+        if not self.is_here:
             return False
         with contextlib.suppress(OSError):
             start, is_over = _read_stat(self.pid)
@@ -76,7 +81,7 @@ def is_leftover(path: Path) -> bool:
 def is_old(path: Path) -> bool:
     """Return whether a file was not touched for an hour."""
     try:
-        return time.time() - path.stat().st_mtime > ABANDONED_S
+        return time.time() - path.lstat().st_mtime > ABANDONED_S
     except OSError:
         return False
 
