@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.integration]
 
-BOCK = Path("/work/shared/data/bock11-description.json")
+BOCK = Path(__file__).parents[3] / "shared" / "data" / "bock11-description.json"
 KEYS = {
     *("description", "kind", "name", "source", "folder", "axes", "shape", "dtype", "block_shape", "view_begin"),
     *("view_shape", "num_blocks", "num_present", "num_missing", "num_bytes", "max_bytes", "compression"),

@@ -15,7 +15,7 @@ from bellis.volumes import BlockwiseFileset, CachedVolume, RemoteVolume, open_vo
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BOCK = Path("/work/shared/data/bock11-description.json")
+BOCK = Path(__file__).parents[3] / "shared" / "data" / "bock11-description.json"
 REMOTE = {
     "_schema_name": "RESTful-volume-description",
     "_schema_version": 1.0,
