@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -139,6 +140,19 @@ def test_only_one_process_drops_at_a_time_and_the_others_go_on(
             bounded.evict()
     bounded.put((0, 0, 21), BLOCK)
     assert len(there(bounded)) <= 5
+
+
+def test_a_process_that_was_stopped_while_it_drops_blocks_is_waited_for_once(
+    ten: BlockCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bellis.volumes.eviction.PUT_WAITS_S", 0.3)
+    bounded = prepare(ten.directory, max_bytes=5 * SIZE)
+    begun = time.monotonic()
+    with (ten.directory / "cache.json").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for k in range(20, 40):
+            bounded.put((0, 0, k), BLOCK)
+    assert time.monotonic() - begun < 2  # not 20 times
 
 
 def test_other_files_are_neither_counted_nor_dropped(ten: BlockCache) -> None:

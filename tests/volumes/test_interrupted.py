@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from bellis.testing.cutouts import VolumeServer
+
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SCRIPTS = {
@@ -35,24 +37,26 @@ print("begun", flush=True)
 
 
 @pytest.fixture(params=["stall", "stall in body", "500"])
-def description(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[VolumeServer, Path]]:
     with volume_server(np.ones((8, 8, 8), "uint8")) as server:
         server.faults = [Fault(request.param)]
         said = {**server.description("raw"), "patience": {"deadline_s": 40, "stall_s": 40, "longest_wait_s": 20}}
         path = tmp_path / "volume.json"
         path.write_text(json.dumps({**said, "cache": {"directory": "blocks", "block_shape": [4, 4, 4]}}))
-        yield path
+        yield server, path
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_an_interrupt_ends_what_waits_for_a_server(description: Path, script: str) -> None:
+def test_an_interrupt_ends_what_waits_for_a_server(served: tuple[VolumeServer, Path], script: str) -> None:
+    server, description = served
     command = [sys.executable, "-c", START + SCRIPTS[script], str(description)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
-        time.sleep(0.7)  # until it waits
-        assert process.poll() is None
+        while not server.num_requests:
+            assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         begun = time.monotonic()
         _, said = process.communicate(timeout=20)

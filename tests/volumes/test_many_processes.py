@@ -113,7 +113,7 @@ def test_readers_and_downloaders_killed_at_fifty_points_leave_nothing_in_the_way
             began = time.monotonic()
             np.testing.assert_array_equal(volume[where], voxels[where])
             assert time.monotonic() - began < 10
-    assert num_amid >= 15, "most kills came before or after the work"
+    assert num_amid >= 35, "too many kills came before or after the work"
     np.testing.assert_array_equal(volume[:, :, :], voxels)
     assert volume.statistics.num_damaged == 0
     assert all(volume.verify_block(index) is None for index in volume.block_indices())

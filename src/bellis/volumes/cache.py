@@ -297,10 +297,6 @@ class BlockCache:
         """Take the lease of a block, before it is fetched; None if another process or thread holds it."""
         return self._mine().leases.acquire(_name(index))
 
-    def is_leased(self, index: Index) -> bool:
-        """Return whether somebody holds the lease of a block."""
-        return self._mine().leases.is_held(_name(index))
-
     def presence(self, roi: Roi | None = None) -> npt.NDArray[np.bool_]:
         """Return which blocks are there, of those that a region touches; one entry per block, C order."""
         return scan.presence(self.directory, self._spans(roi))

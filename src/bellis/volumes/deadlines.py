@@ -85,25 +85,8 @@ def pools(parallel: int, proxy: str | None, *, is_secure: bool) -> urllib3.PoolM
     return manager
 
 
-class _Socket(socket.socket):
+class _Limited(socket.socket):
     """A socket whose every wait is cut to what is left, and ends when nobody waits for it."""
-
-    def recv_into(self, *args: Any, **options: Any) -> int:
-        until = monotonic() + left()
-        while True:
-            self.settimeout(_slice(until))
-            try:
-                return super().recv_into(*args, **options)
-            except TimeoutError:
-                continue
-
-    def sendall(self, *args: Any) -> None:
-        self.settimeout(left())
-        super().sendall(*args)
-
-
-class _SecureSocket(ssl.SSLSocket):
-    """The same, with TLS."""
 
     def recv_into(self, *args: Any, **options: Any) -> int:
         until = monotonic() + left()
@@ -117,6 +100,10 @@ class _SecureSocket(ssl.SSLSocket):
     def sendall(self, *args: Any, **options: Any) -> None:
         self.settimeout(left())
         super().sendall(*args, **options)
+
+
+class _SecureSocket(_Limited, ssl.SSLSocket):
+    """The same, with TLS."""
 
 
 class _Connection(HTTPConnection):
@@ -149,7 +136,7 @@ def _connected(connection: HTTPConnection) -> socket.socket:
     failure: OSError = ConnectionError(f"{host} has no address")
     for family, kind, protocol, _, address in addresses:
         try:
-            return _to(address, _Socket(family, kind, protocol), connection.socket_options or ())
+            return _to(address, _Limited(family, kind, protocol), connection.socket_options or ())
         except OSError as error:
             failure = error
     if isinstance(failure, TimeoutError):
@@ -157,7 +144,7 @@ def _connected(connection: HTTPConnection) -> socket.socket:
     raise NewConnectionError(connection, str(failure)) from failure
 
 
-def _to(address: Any, made: _Socket, options: Sequence[Any]) -> _Socket:
+def _to(address: Any, made: _Limited, options: Sequence[Any]) -> _Limited:
     try:
         for option in options:
             made.setsockopt(*option)

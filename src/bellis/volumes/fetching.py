@@ -247,7 +247,8 @@ class Fetcher:
                 raise
             self.count("num_filled")
             return np.zeros_like(out)
-        self._in_row = 0, 0.0, ""
+        with self._counting:
+            self._in_row = 0, 0.0, ""
         self.count("num_fetched")
         return out
 

@@ -109,11 +109,6 @@ class Leases:
                 self._thread.start()
         return lease
 
-    def is_held(self, name: str) -> bool:
-        """Return whether somebody holds a lease, and is not known to be gone."""
-        text, _ = _read(self.folder / f"{name}{LEASE}")
-        return text is not None and not _is_owner_gone(text)
-
     def forget(self, lease: Lease) -> bool:
         """Send no heartbeats for a lease any more; return whether some were sent."""
         with self._lock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,9 +10,7 @@ import numpy as np
 
 from bellis.arrays import Array
 from bellis.arrays.format import Stored
-from bellis.arrays.layout import Layout
 from bellis.errors import ArrayError, VolumeError
-from bellis.geometry import Roi
 from bellis.volumes.blocks import parse_roi, roi_of, shown, slices_of
 from bellis.volumes.description import read_description, write_description
 from bellis.volumes.descriptions import (
@@ -25,6 +22,7 @@ from bellis.volumes.descriptions import (
     VolumeDescription,
 )
 from bellis.volumes.pieces import pieces
+from bellis.volumes.setup import layout_of, view_layout, view_of
 from bellis.volumes.source import Patience
 from bellis.volumes.sources import source_of
 
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from bellis.arrays.layout import Layout
+    from bellis.geometry import Roi
     from bellis.volumes.blocks import RoiLike
     from bellis.volumes.descriptions import AnyDescription
     from bellis.volumes.source import Source
@@ -121,10 +121,7 @@ class RemoteVolume:
     @property
     def layout(self) -> Layout:
         """Where the volume, or the view that its description asks for, is in the world."""
-        layout, view = self._whole, self._view
-        return replace(
-            layout, shape=tuple(view.shape), offset=layout.offset + layout.spatial(view.begin) * layout.voxel_size
-        )
+        return view_layout(layout_of(self.source), self._view)
 
     @property
     def chunk_shape(self) -> tuple[int, ...] | None:
@@ -245,24 +242,12 @@ class RemoteVolume:
         return f"RemoteVolume({self.path})"
 
     @property
-    def _whole(self) -> Layout:
-        layout = getattr(self.source, "layout", None)
-        if isinstance(layout, Layout):
-            return layout
-        return Layout.of(tuple(self.source.domain.shape), self.source.dtype, axis_names=self.source.axes)
-
-    @property
     def _view(self) -> Roi:
         """The view, in voxels of the source."""
-        whole = self.source.domain
-        if not isinstance(self.description, VolumeDescription):
+        said, whole = self.description, self.source.domain
+        if not isinstance(said, VolumeDescription):
             return whole
-        begin = Roi(self.description.view_origin or whole.begin, whole.shape).begin
-        shape = self.description.view_shape or whole.end - begin
-        view = Roi(begin, shape)
-        if not whole.contains(view):
-            raise ArrayError(f"view {begin} to {view.end} is not inside of {self.path} of shape {tuple(whole.shape)}")
-        return view
+        return view_of(said.view_origin, said.view_shape, tuple(whole.shape), said.name)
 
     def _read(self, box: Roi) -> npt.NDArray[Any]:
         out = np.empty(tuple(box.shape), self.dtype)

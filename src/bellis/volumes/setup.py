@@ -198,15 +198,7 @@ class Setup:
         ArrayError
             If it is not inside.
         """
-        begin = Coordinate(self.view_origin or (0,) * len(shape))
-        whole = Roi((0,) * len(shape), shape)
-        extent = Coordinate(self.view_shape) if self.view_shape is not None else whole.end - begin
-        if begin.dims != whole.dims or extent.dims != whole.dims or min(extent) < 1:
-            raise ArrayError(f"view of {extent} voxels at {begin} does not fit volume {self.name!r} of shape {shape}")
-        view = Roi(begin, extent)
-        if not whole.contains(view):
-            raise ArrayError(f"view {begin} to {view.end} is not inside of volume {self.name!r} of shape {shape}")
-        return view
+        return view_of(self.view_origin, self.view_shape, shape, self.name)
 
 
 def layout_of(source: Source) -> Layout:
@@ -215,6 +207,25 @@ def layout_of(source: Source) -> Layout:
     if isinstance(layout, Layout):
         return layout
     return Layout.of(tuple(source.domain.shape), source.dtype, axis_names=source.axes)
+
+
+def view_of(origin: tuple[int, ...] | None, extent: tuple[int, ...] | None, shape: tuple[int, ...], name: str) -> Roi:
+    """Return a view in voxels of a volume of a shape; from 0, and up to the end, if nothing else is said.
+
+    Raises
+    ------
+    ArrayError
+        If it is not inside.
+    """
+    whole = Roi((0,) * len(shape), shape)
+    begin = Coordinate(origin or whole.begin)
+    size = Coordinate(extent) if extent is not None else whole.end - begin
+    if begin.dims != whole.dims or size.dims != whole.dims or min(size) < 1:
+        raise ArrayError(f"view of {size} voxels at {begin} does not fit volume {name!r} of shape {shape}")
+    view = Roi(begin, size)
+    if not whole.contains(view):
+        raise ArrayError(f"view {begin} to {view.end} is not inside of volume {name!r} of shape {shape}")
+    return view
 
 
 def view_layout(layout: Layout, view: Roi) -> Layout:

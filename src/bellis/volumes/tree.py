@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bellis.volumes.fileset_schema import split_file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from bellis.geometry import Coordinate, Roi
     from bellis.volumes.descriptions import FilesetDescription
@@ -42,11 +42,6 @@ class DatasetPath:
     def total_path(self) -> str:
         """Return file and path in it as one."""
         return self.external_path + self.internal_path
-
-    @property
-    def external_filename(self) -> str:
-        """Name of the file."""
-        return Path(self.external_path).name
 
     # lazyflow's names.
 
