@@ -51,9 +51,20 @@ def test_the_names_of_a_daisy_script_are_there() -> None:
     names = {
         "Array", "Block", "BlockStatus", "BlockwiseDependencyGraph", "Coordinate", "DependencyGraph", "Pipeline", "Roi",
         "Scheduler", "SerialServer", "Server", "Task", "expand_roi_to_grid", "expand_write_roi_to_grid",
-        "get_worker_log_basename", "open_ds", "prepare_ds", "run_blockwise",
+        "get_worker_log_basename", "open_ds", "persistence", "prepare_ds", "run_blockwise",
     }  # fmt: skip
     assert names <= set(bellis.__all__)
+
+
+def test_graphs_are_found_by_the_names_of_daisy_and_by_ours() -> None:
+    for name in ("FileGraphProvider", "MongoDbGraphProvider", "SharedGraphProvider"):
+        assert getattr(bellis.persistence, name) is getattr(bellis.graphs, name)
+    for name in ("DiGraph", "Graph", "Vec", "open_graph"):
+        assert getattr(bellis, name) is getattr(bellis.graphs, name)
+    assert set(bellis.graphs.__all__) <= set(dir(bellis.graphs))
+    assert all(getattr(bellis.graphs, name) is not None for name in bellis.graphs.__all__)
+    with pytest.raises(AttributeError, match=r"module 'bellis\.graphs' has no attribute 'nonsense'"):
+        _ = bellis.graphs.nonsense
 
 
 @pytest.mark.parametrize("name", ["run", "plan"])
@@ -86,6 +97,15 @@ def tree(error: type[BaseException]) -> list[type[BaseException]]:
         (errors.ArrayError, ValueError),
         (errors.ArrayExistsError, errors.ArrayError),
         (errors.ArrayExistsError, FileExistsError),
+        (errors.GraphError, ValueError),
+        (errors.GraphMismatchError, errors.GraphError),
+        (errors.GraphExistsError, errors.GraphError),
+        (errors.GraphExistsError, FileExistsError),
+        (errors.GraphMissingError, errors.GraphError),
+        (errors.GraphMissingError, LookupError),
+        (errors.GraphReadOnlyError, errors.GraphError),
+        (errors.GraphReadOnlyError, PermissionError),
+        (errors.GraphServerError, ConnectionError),
         (errors.RunError, RuntimeError),
         (errors.DeadlockError, errors.RunError),
         (errors.JournalError, errors.RunError),

@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bellis import graphs as graphs
+    from bellis import graphs as persistence
     from bellis import ops as ops
     from bellis import volumes as volumes
     from bellis.api import SerialServer as SerialServer
@@ -34,6 +36,12 @@ if TYPE_CHECKING:
     from bellis.errors import FetchError as FetchError
     from bellis.errors import FunctionError as FunctionError
     from bellis.errors import GeometryError as GeometryError
+    from bellis.errors import GraphError as GraphError
+    from bellis.errors import GraphExistsError as GraphExistsError
+    from bellis.errors import GraphMismatchError as GraphMismatchError
+    from bellis.errors import GraphMissingError as GraphMissingError
+    from bellis.errors import GraphReadOnlyError as GraphReadOnlyError
+    from bellis.errors import GraphServerError as GraphServerError
     from bellis.errors import JournalCorruptError as JournalCorruptError
     from bellis.errors import JournalError as JournalError
     from bellis.errors import JournalLockedError as JournalLockedError
@@ -47,6 +55,10 @@ if TYPE_CHECKING:
     from bellis.geometry import Roi as Roi
     from bellis.geometry import expand_roi_to_grid as expand_roi_to_grid
     from bellis.geometry import expand_write_roi_to_grid as expand_write_roi_to_grid
+    from bellis.graphs import DiGraph as DiGraph
+    from bellis.graphs import Graph as Graph
+    from bellis.graphs import Vec as Vec
+    from bellis.graphs import open_graph as open_graph
     from bellis.planning import BlockGrid as BlockGrid
     from bellis.planning import BlockwiseDependencyGraph as BlockwiseDependencyGraph
     from bellis.planning import DependencyGraph as DependencyGraph
@@ -69,10 +81,12 @@ _ROOMS = {
     "bellis.errors": (
         "AccessError", "ArrayError", "ArrayExistsError", "BellisError", "BlockNotReadyError", "CacheMismatchError",
         "DamagedBlockError", "DeadlockError", "DescriptionError", "DownloadError", "EngineError", "FetchError",
-        "FunctionError", "GeometryError", "JournalCorruptError", "JournalError", "JournalLockedError",
+        "FunctionError", "GeometryError", "GraphError", "GraphExistsError", "GraphMismatchError", "GraphMissingError",
+        "GraphReadOnlyError", "GraphServerError", "JournalCorruptError", "JournalError", "JournalLockedError",
         "JournalMismatchError", "MissingBlockError", "RunError", "TaskError", "TransientError", "VolumeError",
     ),
     "bellis.geometry": ("Coordinate", "Roi", "expand_roi_to_grid", "expand_write_roi_to_grid"),
+    "bellis.graphs": ("DiGraph", "Graph", "Vec", "open_graph"),
     "bellis.planning": ("BlockGrid", "BlockwiseDependencyGraph", "DependencyGraph", "Plan", "plan"),
     "bellis.runtime.output": ("get_worker_log_basename",),
     "bellis.runtime.report": ("RunReport",),
@@ -82,9 +96,10 @@ _ROOMS = {
 }  # fmt: skip
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
-_MODULES = ("ops", "volumes")
+_MODULES = {"graphs": "bellis.graphs", "ops": "bellis.ops", "persistence": "bellis.graphs", "volumes": "bellis.volumes"}
+"""Rooms by name; ``persistence`` is what daisy calls the one of graphs."""
 
-__all__ = sorted([*_HOME, *_MODULES])
+__all__ = sorted({*_HOME, *_MODULES} - {"DiGraph", "Graph"})  # these two need networkx, which "import *" must not
 
 
 def __getattr__(name: str) -> Any:
@@ -94,7 +109,7 @@ def __getattr__(name: str) -> Any:
             "that takes a block"
         )
     if name in _MODULES:
-        return import_module(f"bellis.{name}")
+        return import_module(_MODULES[name])
     room = _HOME.get(name)
     if room is None:
         raise AttributeError(f"module 'bellis' has no attribute {name!r}")
@@ -104,4 +119,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOME, *_MODULES})

@@ -80,6 +80,30 @@ class DownloadError(VolumeError):
         self.failed = failed
 
 
+class GraphError(BellisError, ValueError):
+    """A graph, or a part of one, that does not fit its store: ids, attributes, positions, names."""
+
+
+class GraphMismatchError(GraphError):
+    """A store that is there, and is not as asked: directed, region, position, types of attributes."""
+
+
+class GraphExistsError(GraphError, FileExistsError):
+    """Nodes or edges that are in the store, and should not be."""
+
+
+class GraphMissingError(GraphError, LookupError):
+    """Nodes, edges or a whole store that should be there, and are not."""
+
+
+class GraphReadOnlyError(GraphError, PermissionError):
+    """A write to a store that was opened to be read."""
+
+
+class GraphServerError(BellisError, ConnectionError):
+    """A database that can't be reached, went away, or stays busy; nothing was written that was not acknowledged."""
+
+
 class RunError(BellisError, RuntimeError):
     """A run that can't go on."""
 

@@ -1,0 +1,1 @@
+"""Graphs in files: chunks in Parquet, and a catalogue of them."""

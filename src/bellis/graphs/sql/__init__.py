@@ -1,0 +1,1 @@
+"""Graphs in SQL databases: what SQLite and PostgreSQL share, and each of them."""
