@@ -152,6 +152,56 @@ def _elsewhere(name: str, title: str, path: str, latency_s: float, readers: int,
     )  # fmt: skip
 
 
+_DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+
+
+def _columns(database: str, must: float) -> Case:
+    """Return the writing of a graph through columns."""
+    figures = (
+        Figure(label="nodes", key="nodes_per_s", unit="/s", more_is_better=True, must=must),
+        Figure(label="edges", key="edges_per_s", unit="/s", more_is_better=True),
+        Figure(label="both", key="rows_per_s", unit="/s", more_is_better=True),
+        _PEAK,
+    )
+    side = Side(
+        label="bellis", library="bellis", work="graphs.columns",
+        full={"edge": 100, "database": database}, toy={"edge": 6, "database": database},
+    )  # fmt: skip
+    title = f"10^6 nodes and 3 x 10^6 edges written through columns, {_DATABASES[database]}"
+    return Case(name=f"columns_{database}", title=title, figures=figures, sides=(side,))
+
+
+def _graph(name: str, title: str, figures: tuple[Figure, ...], options: dict[str, Any], **both: Any) -> Case:
+    """Return work on a graph, by bellis and by funlib.persistence on the same database."""
+    full, toy = options, {**options, **both.pop("toy")}
+    ours = Side(label="bellis", library="bellis", full=full, toy=toy, **both)
+    theirs = replace(ours, label="funlib.persistence", library="peers", timeout_s=1200)
+    return Case(name=name, title=title, figures=figures, sides=(ours, theirs))
+
+
+def _regions(database: str, must_s: float) -> Case:
+    """Return the reading of small regions of a large graph."""
+    return _graph(
+        f"regions_{database}", f"the 1,000 nodes of a region out of 10^7, {_DATABASES[database]}",
+        (Figure(label="median of a read", key="seconds", unit="s", must=must_s),),
+        {"edge": 216, "database": database, "reads": 100}, toy={"edge": 12, "reads": 2},
+        work="graphs.regions", prepare="graphs.fill",
+    )  # fmt: skip
+
+
+def _networkx(database: str) -> Case:
+    """Return the writing and reading of a networkx graph."""
+    return _graph(
+        f"networkx_{database}", f"networkx graph of 10^5 nodes and 3 x 10^5 edges, {_DATABASES[database]}",
+        (
+            Figure(label="written", key="write_s", unit="s"),
+            Figure(label="read", key="read_s", unit="s"),
+            Figure(label="read, of the time to build it from lists", key="of_networkx", unit="%", must=1.3),
+        ),
+        {"edge": 46, "database": database}, toy={"edge": 5}, work="graphs.networkx_graph",
+    )  # fmt: skip
+
+
 CASES = (
     Case(
         name="null", title="10^6 null blocks, no conflicts", figures=_rate(400_000),
@@ -323,4 +373,10 @@ CASES = (
         "layer", "27 unaligned regions of 128^3 voxels of a precomputed layer over HTTP, one reader",
         "layer", 0.0, 1, ("cloudvolume", "tensorstore"),
     ),
+    _columns("sqlite", 300_000),
+    _columns("postgresql", 200_000),
+    _regions("sqlite", 0.003),
+    _regions("postgresql", 0.005),
+    _networkx("sqlite"),
+    _networkx("postgresql"),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
-PEERS = ("daisy", "zarr", "dask", "dask-image", "cloud-volume", "cubed", "ome-zarr")
+PEERS = ("daisy", "zarr", "dask", "dask-image", "cloud-volume", "cubed", "ome-zarr", "funlib.persistence", "networkx")
 """What bellis is compared with."""
 _VERSIONS = (
     "import json, sys; from importlib.metadata import version; "
