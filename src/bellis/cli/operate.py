@@ -105,3 +105,4 @@ add_operation(main, "map", "Call a function on every block of a volume.", "funct
 add_operation(main, "copy", "Copy a volume into another format, or other chunks.", "source", "output")
 add_operation(main, "downscale", "Add coarser levels to an OME-Zarr image.", "image")
 add_operation(main, "label", "Label the connected components of a mask.", "mask", "output")
+add_operation(main, "segment", "Segment a boundary map.", "boundaries", "segments")

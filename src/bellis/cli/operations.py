@@ -206,6 +206,90 @@ def label(
     )
 
 
+def segment(
+    boundaries: str,
+    segments: str,
+    *,
+    graph: str,
+    threshold: float = 0.5,
+    boundary_threshold: float = 0.5,
+    in_sections: bool = False,
+    max_distance: float | None = None,
+    sigma: float | None = None,
+    depth: float | None = None,
+    mask: str | None = None,
+    fragments: str | None = None,
+    table: str | None = None,
+    block: str | None = None,
+    context: str | None = None,
+    dtype: Literal["uint64", "uint32"] = "uint64",
+    scratch: str | None = None,
+    max_memory: str | None = None,
+    overwrite: bool = False,
+) -> Pipeline:
+    """Segment a boundary map.
+
+    Parameters
+    ----------
+    boundaries
+        Path or URL of the boundary map: bool, unsigned integers, or floats from 0 to 1.
+    segments
+        Path of the segments: 0, and 1, 2, 3, ...
+    graph
+        Where the graph of fragments is, or will be: fragments.sqlite, postgresql://user@host/database.
+    threshold
+        Fragments with a mean boundary of this or more between them stay apart.
+    boundary_threshold
+        What is above is a boundary, where fragments are made.
+    in_sections
+        Make fragments in each section across the first axis for itself.
+    max_distance
+        How far from a boundary places still differ, in world units; 12 voxels if not given.
+    sigma
+        Smooths distances from boundaries, in world units; one voxel if not given.
+    depth
+        Hills lower than this are no fragments of their own, in world units; one voxel if not given.
+    mask
+        Path or URL of a mask: segments are 0 where it is.
+    fragments
+        Path of the fragments; beside the segments if not given.
+    table
+        Path of the table of fragments and segments, a Parquet file; beside the segments if not given.
+    block
+        Voxels that one worker takes at a time; picked from the chunks if not given.
+    context
+        Voxels that it reads beyond them, on every side: 8, or 0,48,48.
+    dtype
+        Data type of fragments and segments.
+    scratch
+        Folder for what is needed meanwhile; .bellis/scratch beside the outputs if not given.
+    max_memory
+        Memory that one worker may use, like 2GB.
+    overwrite
+        Replace outputs that are there, and not as asked.
+    """
+    return ops.segment(
+        boundaries,
+        segments,
+        graph=graph,
+        fragments=fragments,
+        table=table,
+        threshold=threshold,
+        boundary_threshold=boundary_threshold,
+        max_distance=max_distance,
+        sigma=sigma,
+        depth=depth,
+        in_sections=in_sections,
+        mask=mask,
+        block_shape=_extent("--block", block),
+        context=_extent("--context", context),
+        dtype=dtype,
+        scratch=scratch,
+        overwrite=overwrite,
+        limits=ops.Limits(max_memory=max_memory),
+    )
+
+
 def export(
     description: str,
     output: str,

@@ -5,6 +5,7 @@ Nothing is computed before `bellis.run`; output datasets that are given as paths
 
 # Functions bear the names of their modules. They are imported here, not on first use, so that ops.map is the function
 # whoever imported bellis.ops.map before; heavy libraries are imported by the functions of a block.
+from bellis.ops.agglomerate import agglomerate
 from bellis.ops.blocks import Limits
 from bellis.ops.copy import copy, rechunk
 from bellis.ops.download import download
@@ -13,11 +14,15 @@ from bellis.ops.label import label
 from bellis.ops.map import map  # noqa: A004  # used as ops.map
 from bellis.ops.measure import measure
 from bellis.ops.reduce import reduce
+from bellis.ops.region_graph import region_graph
 from bellis.ops.relabel import relabel
 from bellis.ops.remove_small import remove_small
+from bellis.ops.segment import segment
+from bellis.ops.watershed import watershed
 
 __all__ = [
     "Limits",
+    "agglomerate",
     "copy",
     "download",
     "downscale",
@@ -26,6 +31,9 @@ __all__ = [
     "measure",
     "rechunk",
     "reduce",
+    "region_graph",
     "relabel",
     "remove_small",
+    "segment",
+    "watershed",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
     from bellis.tasks import Block, Task
 
     Integers: TypeAlias = npt.NDArray[np.integer[Any]]
-    Lut: TypeAlias = Mapping[int, int] | tuple[npt.ArrayLike, npt.ArrayLike] | npt.NDArray[Any]
+    Table: TypeAlias = tuple[Integers | None, Integers]
+    Lut: TypeAlias = Mapping[int, int] | tuple[npt.ArrayLike, npt.ArrayLike] | npt.NDArray[Any] | str | os.PathLike[str]
+
+TABLE_SUFFIXES = (".parquet", ".pq")
+"""How the path of a lookup table ends."""
 
 Missing: TypeAlias = Literal["keep", "zero", "error"]
 """What becomes of labels that a lookup table does not have."""
@@ -51,7 +57,8 @@ def relabel(
         Array of integers with the voxels of ``labels``, or the path of one to make.
     lut
         Old label -> new label: a mapping, a pair of arrays ``(old, new)``, or one array that is indexed by the label.
-        It travels to every worker.
+        It travels to every worker. Or the path of a Parquet file whose first two columns are old and new labels, as
+        `agglomerate` writes it: workers read it when they need it, so that it need not be there yet.
     missing
         What becomes of labels that ``lut`` does not have: they are kept, become 0, or are an error. 0 stays 0 in any
         case, unless ``lut`` says otherwise.
@@ -92,10 +99,14 @@ def relabel(
     target = as_output(output, source, dtype or source.dtype, write_size=size, overwrite=overwrite)
     check_integers(f"task {name!r}", target)
     check_same_voxels(f"task {name!r}", source, target)
-    old, new = parse_lut(name, lut, source.dtype, target.dtype)
-    digest = sha256(b"" if old is None else old.tobytes())
-    digest.update(new.tobytes())
-    function = functools.partial(relabel_block, labels=source, output=target, old=old, new=new, missing=missing)
+    table: Table | Path
+    if isinstance(lut, str | os.PathLike) and Path(lut).suffix.lower() in TABLE_SUFFIXES:
+        table = Path(lut).absolute()
+        digest = str(table)
+    else:
+        table = parse_lut(name, lut, source.dtype, target.dtype)
+        digest = sha256(b"".join(b"" if column is None else column.tobytes() for column in table)).hexdigest()[:16]
+    function = functools.partial(relabel_block, labels=source, output=target, lut=table, missing=missing)
     return block_task(
         name,
         function,
@@ -103,15 +114,18 @@ def relabel(
         writes=[target],
         block_shape=block_shape,
         limits=limits,
-        version=f"lut {digest.hexdigest()[:16]}, missing {missing}",
+        version=f"lut {digest}, missing {missing}",
         total=source.roi,
     )
 
 
-def relabel_block(
-    block: Block, *, labels: Array, output: Array, old: Integers | None, new: Integers, missing: Missing
-) -> None:
+def relabel_block(block: Block, *, labels: Array, output: Array, lut: Table | Path, missing: Missing) -> None:
     """Write one block."""
+    if isinstance(lut, Path):
+        written = lut.stat().st_mtime_ns if lut.exists() else 0
+        old, new = _stored_lut(block.task_id, lut, written, labels.dtype, output.dtype)
+    else:
+        old, new = lut
     ids, dense = compact(labels.to_ndarray(block.write_roi))
     renamed, is_known = look_up(ids, old, new)
     is_lost = ~is_known & (ids != 0)
@@ -183,10 +197,32 @@ def parse_lut(name: str, lut: Any, source: np.dtype[Any], target: np.dtype[Any])
         return _pairs(name, lut[0], lut[1], source, target)
     if isinstance(lut, np.ndarray) and lut.ndim == 1:
         return None, _integers(name, lut, target)
+    found = f"{type(lut).__name__} {lut!r}" if isinstance(lut, str) else type(lut).__name__
     raise TaskError(
-        f"task {name!r}: lut must be a mapping, a pair of arrays (old, new), or an array that is indexed by the label, "
-        f"not {type(lut).__name__}"
+        f"task {name!r}: lut must be a mapping, a pair of arrays (old, new), an array that is indexed by the label, or "
+        f"the path of a table that ends with .parquet, not {found}"
     )
+
+
+@functools.lru_cache(maxsize=1)  # one table is read once, not for each block
+def _stored_lut(name: str, path: Path, written: int, source: np.dtype[Any], target: np.dtype[Any]) -> Table:
+    """Read a table of labels; as `parse_lut`."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    del written  # that a later table in the same place is another one
+    try:
+        table = parquet.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise TaskError(f"task {name!r}: lut {path} can't be read: {error}") from error
+    kinds = [str(kind) for kind in table.schema.types[:2]]
+    if len(kinds) < 2 or not all(pa.types.is_integer(kind) for kind in table.schema.types[:2]):
+        raise TaskError(
+            f"task {name!r}: lut {path} has the columns {', '.join(table.column_names)} of {', '.join(kinds)}: its "
+            "first two must be integers, old and new labels"
+        )
+    old, new = (table.column(k).to_numpy() for k in range(2))
+    return parse_lut(name, (old, new), source, target)
 
 
 def _pairs(name: str, old: Any, new: Any, source: np.dtype[Any], target: np.dtype[Any]) -> tuple[Integers, Integers]:

@@ -1,0 +1,123 @@
+"""Graphs that operations read and write: opened, checked, and written by columns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bellis.errors import GraphMissingError, TaskError
+from bellis.graphs.attributes import Kind
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+    from typing import TypeAlias
+
+    import numpy.typing as npt
+
+    from bellis.geometry import Roi
+    from bellis.graphs import GraphStore
+    from bellis.graphs.metadata import Metadata
+
+    GraphPlace: TypeAlias = GraphStore | str | os.PathLike[str]
+
+
+def graph_to_write(
+    what: str, graph: GraphPlace, *, roi: Roi, node_attrs: Mapping[str, Kind], edge_attrs: Mapping[str, Kind]
+) -> GraphStore:
+    """Return an undirected graph that can be written, and that holds attributes; a new one, if there is none.
+
+    Parameters
+    ----------
+    what
+        What asks for it, as messages begin.
+    graph
+        An open graph, or where it is.
+    roi
+        Region of a graph that is made.
+    node_attrs, edge_attrs
+        Besides positions, which are vectors of floats.
+
+    Raises
+    ------
+    GraphMismatchError
+        If it is there, and is not as asked.
+    TaskError
+        If it is directed, or was opened to be read.
+    """
+    from bellis.graphs.open import open_graph
+    from bellis.graphs.store import GraphStore
+
+    if not isinstance(graph, GraphStore):
+        nodes = {"position": Kind("float", roi.dims), **node_attrs}
+        try:
+            store = open_graph(graph, "r+", total_roi=roi)
+        except GraphMissingError:
+            store = open_graph(graph, "w", directed=False, total_roi=roi, node_attrs=nodes, edge_attrs=edge_attrs)
+        store.close()
+        graph = store
+    if graph.mode == "r":
+        raise TaskError(f"{what}: {graph.backend} was opened with mode='r': open it with mode='r+' to write")
+    _check_undirected(what, graph)
+    kinds = {**position_kinds(graph.metadata, roi.dims), **node_attrs}
+    if graph.metadata.extended(kinds, edge_attrs) != graph.metadata:
+        # Attributes join now, so that what reads them can be checked before anything runs.
+        none = np.empty(0, np.uint64)
+        ends = dict.fromkeys(graph.endpoint_names, none)
+        graph.write_columns({"id": none, **_no_values(kinds)}, {**ends, **_no_values(edge_attrs)})
+    return graph
+
+
+def graph_to_read(what: str, graph: GraphPlace, *, edge_attrs: tuple[str, ...]) -> GraphStore:
+    """Return an undirected graph whose edges have some attributes that are numbers.
+
+    Raises
+    ------
+    GraphMissingError
+        If there is none.
+    TaskError
+        If it is directed, or edges do not have these attributes.
+    """
+    from bellis.graphs.open import open_graph
+    from bellis.graphs.store import GraphStore
+
+    if isinstance(graph, GraphStore):
+        store = graph
+    else:
+        with open_graph(graph, "r") as store:
+            pass
+    _check_undirected(what, store)
+    known = store.edge_attrs
+    for name in edge_attrs:
+        if name not in known or known[name].base not in ("int", "float") or known[name].size is not None:
+            found = f"{name!r} is {known[name]}" if name in known else f"there is no {name!r}"
+            raise TaskError(
+                f"{what}: edges of {store.backend} need the attribute {name!r}, a number, but {found} among "
+                f"{', '.join(known) or 'no attributes'}: name others, or write the graph with region_graph"
+            )
+    return store
+
+
+def position_kinds(metadata: Metadata, dims: int) -> dict[str, Kind]:
+    """Return types of attributes that hold positions of floats."""
+    if metadata.is_split or (dims == 1 and metadata.node_attrs.get(metadata.positions[0]) == Kind("float")):
+        return {name: Kind("float") for name in metadata.positions}
+    return {name: Kind("float", dims) for name in metadata.positions}
+
+
+def position_columns(metadata: Metadata, places: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of positions, shape (n, axes), as a graph wants them."""
+    kinds = position_kinds(metadata, places.shape[1])
+    if next(iter(kinds.values())).size is None:
+        return {name: places[:, axis] for axis, name in enumerate(kinds)}
+    return dict.fromkeys(kinds, places)
+
+
+def _no_values(kinds: Mapping[str, Kind]) -> dict[str, npt.NDArray[Any]]:
+    return {name: np.empty((0, *kind.row), kind.dtype) for name, kind in kinds.items()}
+
+
+def _check_undirected(what: str, graph: GraphStore) -> None:
+    if graph.directed:
+        raise TaskError(f"{what}: {graph.backend} is directed, but contacts of regions are not: make one that is not")
