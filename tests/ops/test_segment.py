@@ -13,7 +13,7 @@ from skimage.metrics import variation_of_information
 import bellis
 from bellis import Array, open_ds, ops, prepare_ds
 from bellis.cli.commands import main
-from bellis.errors import ArrayError, TaskError
+from bellis.errors import ArrayError, GraphError, GraphMismatchError, TaskError
 from bellis.graphs import GraphStore, open_graph
 from bellis.graphs.memory import MemoryBackend
 from bellis.ops.segment import segment
@@ -151,7 +151,26 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
         segment(Array(np.zeros((20, 20), bool)), target, graph=tmp_path / "g.sqlite", **options)
     with pytest.raises(ArrayError, match="boundary maps are bool"):
         segment(Array(np.zeros((20, 20), int)), target, graph=tmp_path / "g.sqlite")
+    with pytest.raises(GraphError, match=r"graph\.txt"):
+        segment(Array(np.zeros((20, 20), bool)), tmp_path / "cells.zarr", graph=tmp_path / "graph.txt")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_of_another_volume_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    open_graph(tmp_path / "g.sqlite", "w", total_roi=bellis.Roi((0, 0), (30, 30))).close()
+    with pytest.raises(GraphMismatchError, match="of another volume: pass another graph"):
+        segment(Array(np.zeros((20, 20), bool)), tmp_path / "cells.zarr", graph=tmp_path / "g.sqlite")
+    assert [path.name for path in tmp_path.iterdir()] == ["g.sqlite"]
+
+
+@pytest.mark.slow
+def test_a_graph_in_files_gets_chunks_as_large_as_blocks(tmp_path: Path, run: Run) -> None:
+    walls, folder = stored(tmp_path, (4, 30, 30)), tmp_path / "cells.graph"
+    pipeline = segment(walls, tmp_path / "cells.zarr", graph=folder, block_shape=(4, 15, 30), in_sections=True)
+    assert run(pipeline).ok
+    size = open_ds(walls).voxel_size
+    with open_graph(folder, "r", chunk_size=(4, 15, 30) * size) as graph:
+        assert graph.num_edges() > graph.num_nodes() > 3
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def merged(ids: Ids, u: Places, v: Places, score: Values, weight: Values, thresh
 
     The two regions with the least mean are joined, and what both touch gets the mean over both contacts, weighted by
     their sizes. A mean of two contacts is never below both, so that pairs of regions, each of which is the nearest to
-    the other, will be joined whatever happens elsewhere; all such pairs are joined in one round [1]_. That is the
+    the other, will be joined whatever happens elsewhere; all such pairs are joined in one round. That is the
     same as one by one, and needs a few dozen rounds of NumPy.
 
     Parameters
@@ -68,8 +68,7 @@ def merged(ids: Ids, u: Places, v: Places, score: Values, weight: Values, thresh
 
     References
     ----------
-    .. [1] J. P. Benzécri, Les cahiers de l'analyse des données 7 (1982) 209; F. Murtagh, The Computer Journal 26
-       (1983) 354.
+    J. P. Benzécri, Les cahiers de l'analyse des données 7 (1982) 209; F. Murtagh, The Computer Journal 26 (1983) 354.
 
     Examples
     --------

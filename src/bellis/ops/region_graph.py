@@ -14,6 +14,7 @@ from bellis.errors import ArrayError
 from bellis.graphs.attributes import Kind
 from bellis.ops.blocks import as_input, block_task, name_of
 from bellis.ops.boundaries import check_boundaries, read_levels, scale_of
+from bellis.ops.frame import extent_of
 from bellis.ops.memory import WORKER_BYTES
 from bellis.ops.regions import contacts_in, joined, parted, regions_in
 from bellis.ops.steps import (
@@ -46,6 +47,8 @@ VOXEL_BYTES = 64
 """What a worker holds per voxel of a block."""
 MOST_BUCKETS = 1024
 """Into so many parts the tables are split at most, so that there are not too many files."""
+CHUNK_VOXELS = 256
+"""Extent of the chunks of a graph in files, if no blocks are given; so they have some thousand regions."""
 NODE_ATTRS = {"size": Kind("int")}
 """What nodes have besides a position."""
 EDGE_ATTRS = {"size": Kind("int"), "mean": Kind("float"), "min": Kind("float"), "max": Kind("float")}
@@ -116,7 +119,8 @@ def region_graph(
     check_no_channels(what, labels)
     check_boundaries(what, image)
     check_same_voxels(what, labels, image)
-    store = graph_to_write(what, graph, roi=labels.roi, node_attrs=NODE_ATTRS, edge_attrs=EDGE_ATTRS)
+    size = extent_of(block_shape, labels) or CHUNK_VOXELS * labels.voxel_size
+    store = graph_to_write(what, graph, roi=labels.roi, chunk_size=size, node_attrs=NODE_ATTRS, edge_attrs=EDGE_ATTRS)
     plan = functools.partial(
         block_task,
         f"{name}/blocks",

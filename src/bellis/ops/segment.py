@@ -18,6 +18,7 @@ from bellis.ops.boundaries import check_boundaries, check_threshold
 from bellis.ops.frame import extent_of
 from bellis.ops.region_graph import region_graph
 from bellis.ops.relabel import relabel
+from bellis.ops.stored_graph import check_place
 from bellis.ops.watershed import check_numbers, watershed
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def segment(
     check_threshold(what, boundary_threshold)
     pieces, path = _beside(what, segments, fragments, table)
     check_numbers(what, planned(segments, source, dtype), source)
+    check_place(what, graph, source.roi)
     flood = watershed(
         source,
         pieces,

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bellis.errors import GraphMissingError, TaskError
+from bellis.errors import GraphMismatchError, GraphMissingError, TaskError
 from bellis.graphs.attributes import Kind
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
     from typing import TypeAlias
 
     import numpy.typing as npt
 
-    from bellis.geometry import Roi
+    from bellis.geometry import Coordinate, Roi
     from bellis.graphs import GraphStore
     from bellis.graphs.metadata import Metadata
 
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 
 def graph_to_write(
-    what: str, graph: GraphPlace, *, roi: Roi, node_attrs: Mapping[str, Kind], edge_attrs: Mapping[str, Kind]
+    what: str,
+    graph: GraphPlace,
+    *,
+    roi: Roi,
+    chunk_size: Coordinate,
+    node_attrs: Mapping[str, Kind],
+    edge_attrs: Mapping[str, Kind],
 ) -> GraphStore:
     """Return an undirected graph that can be written, and that holds attributes; a new one, if there is none.
 
@@ -36,6 +42,8 @@ def graph_to_write(
         An open graph, or where it is.
     roi
         Region of a graph that is made.
+    chunk_size
+        Extent of its chunks in world units, if it is made in files.
     node_attrs, edge_attrs
         Besides positions, which are vectors of floats.
 
@@ -46,17 +54,16 @@ def graph_to_write(
     TaskError
         If it is directed, or was opened to be read.
     """
-    from bellis.graphs.open import open_graph
+    from bellis.graphs.open import name_of, open_graph
     from bellis.graphs.store import GraphStore
 
     if not isinstance(graph, GraphStore):
         nodes = {"position": Kind("float", roi.dims), **node_attrs}
-        try:
-            store = open_graph(graph, "r+", total_roi=roi)
-        except GraphMissingError:
-            store = open_graph(graph, "w", directed=False, total_roi=roi, node_attrs=nodes, edge_attrs=edge_attrs)
-        store.close()
-        graph = store
+        chunks = chunk_size if name_of(os.fspath(graph)) == "files" else None
+        graph = _existing(what, graph, roi) or open_graph(
+            graph, "w", directed=False, total_roi=roi, node_attrs=nodes, edge_attrs=edge_attrs, chunk_size=chunks
+        )
+        graph.close()
     if graph.mode == "r":
         raise TaskError(f"{what}: {graph.backend} was opened with mode='r': open it with mode='r+' to write")
     _check_undirected(what, graph)
@@ -67,6 +74,31 @@ def graph_to_write(
         ends = dict.fromkeys(graph.endpoint_names, none)
         graph.write_columns({"id": none, **_no_values(kinds)}, {**ends, **_no_values(edge_attrs)})
     return graph
+
+
+def check_place(what: str, graph: GraphPlace, roi: Roi) -> None:
+    """Refuse what is no place of a graph, or has one of another volume; nothing is made.
+
+    Raises
+    ------
+    GraphError
+        If it is.
+    """
+    if isinstance(graph, str | os.PathLike):
+        _existing(what, graph, roi)
+
+
+def _existing(what: str, place: str | os.PathLike[str], roi: Roi) -> GraphStore | None:
+    from bellis.graphs.open import open_graph
+
+    try:
+        with open_graph(place, "r+", total_roi=roi) as store:
+            return store
+    except GraphMissingError:
+        return None
+    except GraphMismatchError as error:
+        found = str(error).partition("\nleave")[0]
+        raise GraphMismatchError(f"{what}: {found}\nit is of another volume: pass another graph") from error
 
 
 def graph_to_read(what: str, graph: GraphPlace, *, edge_attrs: tuple[str, ...]) -> GraphStore:
