@@ -26,7 +26,7 @@ docs: $(STAMP)-docs
 	$(BIN)/sphinx-build -W -n -q docs docs/_build/html
 
 clean:
-	rm -rf .venv .venv-peers docs/_build docs/how-to/_pictures demo demo-em demo-remote bellis_logs .bellis
+	rm -rf .venv .venv-peers docs/_build docs/how-to/_pictures demo demo-em demo-organelles demo-remote bellis_logs .bellis
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

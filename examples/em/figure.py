@@ -1,4 +1,4 @@
-"""One picture of the run: sections with the objects that were found, and levels of their pyramid."""
+"""One picture of the run: from grey values to segments, in a section and across sections."""
 
 from __future__ import annotations
 
@@ -18,87 +18,124 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
 
-INK, PAPER, DARK = "#e8e6e3", "#101216", "#ffb454"
-PIXELS = 500  # of one view in the picture: no finer level is read for it
-COLOURS = 20  # so many labels in a row have different colours
+INK, PAPER, CUT = "#e8e6e3", "#101216", "#ffb454"
+WIDTH_IN, MARGIN_IN, GAP_IN, LINE_IN = 14.0, 0.14, 0.08, 0.34
+DPI = 150
+GOLDEN = 0.6180339887498949  # steps of so much of a circle are never near each other for long
+
+View = tuple[Any, Any]
 
 
-def draw(store: Path, target: Path, *, subtitle: str = "") -> None:
-    """Draw three sections with their objects, and the way to the one in the middle.
+def draw(store: Path, target: Path, *, title: str, subtitle: str) -> None:
+    """Draw the middle section, and a cut across all of them where the line in it is.
 
     Parameters
     ----------
     store
-        The zarr group with the images raw, smoothed, dark and objects.
+        The zarr group with the images raw, boundaries, fragments and segments.
     target
         The PNG to write.
+    title
+        The first line.
     subtitle
-        A line below the title.
+        A line below it.
     """
-    names = ("raw", "smoothed", "dark", "objects")
-    raw, smoothed, dark, objects = (Multiscale.open(store, name) for name in names)
-    sections = raw[0].spatial_shape[0]
-    middle = sections // 2
-    fine = max((k for k, level in enumerate(raw) if min(level.shape[1:]) >= PIXELS), default=0)
-    width_in = 3.87
-    height_in = width_in * raw[0].roi.shape[1] / raw[0].roi.shape[2]
-    figure = Figure(figsize=(12, 2 * height_in + 1.65), facecolor=PAPER)
-    top_in = figure.get_figheight()
-    grid = figure.add_gridspec(
-        2, 3, wspace=0.02, hspace=0.38 / height_in,
-        left=0.01, right=0.99, top=1 - 1.15 / top_in, bottom=0.12 / top_in,
-    )  # fmt: skip
-    axes = [figure.add_subplot(grid[k // 3, k % 3]) for k in range(6)]
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, number in zip(axes, (sections // 6, middle, sections - 1 - sections // 6), strict=False):
-        section = _section(raw[0], number)
-        _show(axis, _read(raw[fine], section), f"section {number + 1} of {sections}, objects")
-        _tint(axis, _colours(_read(objects[fine], section)))
-    section = _section(raw[0], middle)
-    _show(axes[3], _read(smoothed[0], section), f"section {middle + 1}, smoothed: what is dark")
-    _tint(axes[3], np.multiply.outer(_read(dark[0], section) > 0, mpl.colors.to_rgba(DARK, 0.5)))
-    for axis, level in zip(axes[4:], sorted({len(raw) // 2, len(raw) - 1}), strict=False):
-        edge = f"{float(raw[level].scale('nm')[1]):g} nm"
-        _show(axis, _read(raw[level], section), f"level {raw.level_names[level]}, pixels of {edge}")
-        _tint(axis, _colours(_read(objects[level], section)))
-    _scale_bar(axes[0], raw[0])
-    figure.text(0.01, 1 - 0.42 / top_in, "Organelles, block by block", color=INK, fontsize=19, weight="bold")
-    figure.text(0.01, 1 - 0.68 / top_in, subtitle, color=INK, fontsize=10.5, alpha=0.75)
-    figure.savefig(target, dpi=130)
+    raw = Multiscale.open(store, "raw")[0]
+    sections, rows, _ = raw.spatial_shape
+    section, cut = _slab(raw, 0, sections // 2), _slab(raw, 1, rows // 2)
+    _, height, width = (float(scale) * n for scale, n in zip(raw.scale("um"), raw.spatial_shape, strict=True))
+    thick = float(raw.scale("um")[0]) * sections
+
+    panel_in = (WIDTH_IN - 2 * MARGIN_IN - 3 * GAP_IN) / 4
+    wide_in = 2 * panel_in + GAP_IN
+    tall_in, flat_in = panel_in * height / width, wide_in * thick / width
+    top_in = MARGIN_IN + 0.78
+    figure = Figure(figsize=(WIDTH_IN, top_in + 2 * LINE_IN + tall_in + GAP_IN + flat_in + MARGIN_IN), facecolor=PAPER)
+
+    def panel(left_in: float, down_in: float, width_in: float, height_in: float, name: str) -> Axes:
+        total_in = figure.get_figheight()
+        box = (left_in, total_in - down_in - height_in, width_in, height_in)
+        place = [n / size for n, size in zip(box, (WIDTH_IN, total_in) * 2, strict=True)]
+        axes = figure.add_axes(place, xlim=(0, width_in), ylim=(height_in, 0))
+        axes.set_axis_off()
+        axes.set_title(name, color=INK, fontsize=11, loc="left", pad=5)
+        return axes
+
+    names = (f"raw, section {sections // 2 + 1} of {sections}", "boundary map", "fragments", "segments")
+    upper = [
+        panel(MARGIN_IN + k * (panel_in + GAP_IN), top_in + LINE_IN, panel_in, tall_in, name)
+        for k, name in enumerate(names)
+    ]
+    down_in = top_in + 2 * LINE_IN + tall_in + GAP_IN
+    lower = [
+        panel(MARGIN_IN + k * (wide_in + GAP_IN), down_in, wide_in, flat_in, name)
+        for k, name in enumerate((f"raw, across all {sections} sections along the dashed line", "segments"))
+    ]
+    grey = _read(store, "raw", section)
+    light = _light(grey)
+    _show(upper[0], light)
+    _show(upper[1], _light(_read(store, "boundaries", section)))
+    for axes, name in zip(upper[2:], ("fragments", "segments"), strict=True):
+        _show(axes, _coloured(light, _read(store, name, section)))
+    across = _light(_read(store, "raw", cut))
+    _show(lower[0], across)
+    _show(lower[1], _coloured(across, _read(store, "segments", cut)))
+    for axes in (upper[0], upper[3]):
+        axes.axhline((rows // 2 + 0.5) / rows * tall_in, color=CUT, linewidth=1.2, dashes=(6, 3))
+    for axes, scale in ((upper[0], panel_in / width), (lower[0], wide_in / width)):
+        _scale_bar(axes, scale, 1.0 if width > 3 else 0.5)
+    figure.text(MARGIN_IN / WIDTH_IN, 1 - 0.44 / figure.get_figheight(), title, color=INK, fontsize=19, weight="bold")
+    figure.text(MARGIN_IN / WIDTH_IN, 1 - 0.74 / figure.get_figheight(), subtitle, color=INK, fontsize=11, alpha=0.75)
+    figure.savefig(target, dpi=DPI)
 
 
-def _section(image: Array, number: int) -> Roi:
-    """Return the region of a section, the first of which is 0."""
+def _slab(image: Array, axis: int, number: int) -> Roi:
+    """Return the region of all voxels with an index along an axis."""
     begin, shape = list(image.roi.begin), list(image.roi.shape)
-    begin[0], shape[0] = begin[0] + number * image.voxel_size[0], image.voxel_size[0]
+    begin[axis], shape[axis] = begin[axis] + number * image.voxel_size[axis], image.voxel_size[axis]
     return Roi(begin, shape)
 
 
-def _read(level: Array, section: Roi) -> npt.NDArray[Any]:
-    """Read a section, or the voxels of a coarser level that it goes through."""
-    return level.to_ndarray(section, snap="grow")[0]
+def _read(store: Path, name: str, slab: Roi) -> npt.NDArray[Any]:
+    """Read a section, or a cut across sections, as an image."""
+    image = Multiscale.open(store, name)[0]
+    voxels = image.to_ndarray(slab)
+    if voxels.shape[0] == 1:
+        return voxels[0]
+    # Pixels are square, so that lines between labels are as thick along z as along x.
+    return np.repeat(voxels[:, 0], max(1, round(image.voxel_size[0] / image.voxel_size[2])), axis=0)
 
 
-def _colours(labels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return a colour per label, transparent where there is none."""
-    colours = mpl.colormaps["hsv"]((labels * 7 % COLOURS).astype(int) / COLOURS)
-    colours[..., 3] = 0.55 * (labels > 0)
-    return colours
+def _light(grey: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return grey values from 0 to 1."""
+    top = np.iinfo(grey.dtype).max if grey.dtype.kind == "u" else 1
+    light: npt.NDArray[np.float64] = grey / top
+    return light
 
 
-def _show(axes: Axes, image: npt.NDArray[Any], title: str) -> None:
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0), interpolation="none", aspect="auto")
-    axes.set_title(title, color=INK, fontsize=11, loc="left")
+def _coloured(light: npt.NDArray[np.float64], labels: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return grey values in the colours of labels, with dark lines between them; the same label, the same colour."""
+    hue, other = labels * GOLDEN % 1, labels * GOLDEN**2 * 7 % 1
+    colours = mpl.colors.hsv_to_rgb(np.stack([hue, 0.45 + 0.4 * other, np.full(hue.shape, 0.95)], axis=-1))
+    colours[labels == 0] = 1
+    painted: npt.NDArray[np.float64] = colours * (0.30 + 0.70 * light[..., np.newaxis])
+    is_edge = np.zeros(labels.shape, bool)
+    is_edge[1:] |= labels[1:] != labels[:-1]
+    is_edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    painted[is_edge] *= 0.25
+    return painted
 
 
-def _tint(axes: Axes, colours: npt.NDArray[np.float64]) -> None:
-    axes.imshow(colours, extent=(0, 1, 1, 0), interpolation="none", aspect="auto")
+def _show(axes: Axes, image: npt.NDArray[np.float64]) -> None:
+    extent = (*axes.get_xlim(), *axes.get_ylim())
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="antialiased", aspect="auto")
 
 
-def _scale_bar(axes: Axes, raw: Array) -> None:
-    width_nm = float(raw.scale("nm")[2]) * raw.spatial_shape[2]
-    length_nm = 500 if width_nm > 1000 else 100
-    axes.plot([0.05, 0.05 + length_nm / width_nm], [0.95, 0.95], color=INK, linewidth=3)
-    label = axes.text(0.05, 0.93, f"{length_nm} nm", color=INK, fontsize=9)
+def _scale_bar(axes: Axes, inches_per_um: float, length_um: float) -> None:
+    height_in = axes.get_ylim()[0]
+    begin, down = 0.12, height_in - 0.12
+    axes.plot(
+        [begin, begin + length_um * inches_per_um], [down, down], color="white", linewidth=3, solid_capstyle="butt"
+    )
+    label = axes.text(begin, down - 0.06, f"{length_um:g} µm", color="white", fontsize=9)
     label.set_path_effects([patheffects.withStroke(linewidth=2, foreground="black")])

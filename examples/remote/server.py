@@ -7,7 +7,6 @@ It runs as a process, which ends when its standard input does: it never outlives
 from __future__ import annotations
 
 import json
-import runpy
 import signal
 import subprocess
 import sys
@@ -109,9 +108,11 @@ class Every:
 
 
 def load_stack(path: str, size: int | None) -> npt.NDArray[np.uint8]:
-    """Return the voxels of a TIFF, or of the specimen of examples/em; axes z, y, x; of y and x, the first ``size``."""
+    """Return the voxels of a TIFF, or of a simulated stack; axes z, y, x; of y and x, the first ``size``."""
     if path == SIMULATED:
-        stack = runpy.run_path(str(Path(__file__).parents[1] / "em" / "specimen.py"))["simulated_stack"]()
+        from bellis.testing.specimen import specimen
+
+        stack = specimen().grey
     else:
         import tifffile
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 import bellis
+from bellis.testing.specimen import specimen
 from bellis.volumes import CachedVolume
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def check(said: str, output: Path, stack: npt.NDArray[np.uint8]) -> None:
 
 def test_the_demo_shows_what_it_says_and_starts_afresh(tmp_path: Path) -> None:
     output = tmp_path / "demo-remote"
-    simulated = runpy.run_path(str(EXAMPLE.parent / "em" / "specimen.py"))["simulated_stack"]()[:, :100, :100]
+    simulated = specimen().grey[:, :100, :100]
     said = run_demo("--simulated", "--size", "100", cwd=tmp_path)
     assert "serves a simulated stack" in said
     check(said, output, simulated)
