@@ -52,7 +52,8 @@ OUTSIDE = re.compile(
     r"|(Any|Callable|InitVar|Iterable|Iterator|Literal|Mapping|NDArray|Path|Protocol|Self|Sequence)$"
     r"|(Check|CoordinateLike|DTypes?|Edge|Fit|Ints|Lut|Method|Missing|OnChanged|RationalsLike|Regions|Snap|_?Source)$"
     r"|(AnyDescription|Compression|DatasetPath|Index|Marker|MissingPolicy|Payload|RoiLike)$"
-    r"|(Mapping\[str|dict\[int|tuple\[int|low|high|Context)$"
+    r"|(AttributeType|GraphPlace|Ids|Names|Places|Policy|Rows|Values)$"
+    r"|(Mapping\[str|dict\[int|tuple\[int|(str \| )?tuple\[str|low|high|Context)$"
 )
 
 _set_aside: dict[str, list[str]] = {}
@@ -73,15 +74,15 @@ def put_back(app: Sphinx, what: str, name: str, value: object, options: object, 
 
 
 def draw_pictures(app: Sphinx) -> None:
-    """Run the pages that show pictures of their own making: ``(_pictures/NAME.png)`` is what their snippets save."""
+    """Run the pages that show pictures of their own making: ``_pictures/NAME.png)`` is what their snippets save."""
     del app
     from snippets import run_page
 
     os.environ.setdefault("MPLBACKEND", "agg")
     pictures = HERE / "how-to" / "_pictures"
     pictures.mkdir(exist_ok=True)
-    for page in sorted(HERE.glob("how-to/*.md")):
-        named = re.findall(r"\(_pictures/([\w-]+\.png)\)", page.read_text())
+    for page in sorted([*HERE.glob("*.md"), *HERE.glob("how-to/*.md")]):
+        named = re.findall(r"\((?:how-to/)?_pictures/([\w-]+\.png)\)", page.read_text())
         drawn = [
             (pictures / name).exists() and (pictures / name).stat().st_mtime > page.stat().st_mtime for name in named
         ]
