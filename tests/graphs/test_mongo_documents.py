@@ -1,9 +1,8 @@
-"""What graphs are in MongoDB: documents that daisy reads, and those that daisy wrote; servers, names and secrets."""
+"""What graphs are in MongoDB: documents that daisy reads, and those that daisy wrote."""
 
 from __future__ import annotations
 
 import logging
-import pickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +10,12 @@ import pymongo
 import pytest
 from bson import ObjectId
 
-from bellis.errors import GraphError, GraphExistsError, GraphMissingError, GraphServerError
+from bellis.errors import GraphError, GraphExistsError, GraphMissingError
 from bellis.geometry import Roi
 from bellis.graphs import Vec
 from bellis.graphs.attributes import Kind
-from bellis.graphs.mongo.connection import without_credentials
-from bellis.graphs.mongo.documents import changes, edge_keys, field_of, metadata_of_daisy, signed, unsigned
+from bellis.graphs.mongo.daisy import metadata_of_daisy
+from bellis.graphs.mongo.documents import changes, edge_keys, field_of, signed, unsigned
 from bellis.graphs.mongo.store import MongoBackend
 from bellis.graphs.store import GraphStore
 from bellis.testing.graph_model import graph_of, plain
@@ -100,7 +99,9 @@ def test_types_that_no_graph_stores_are_left_out_and_it_is_said(caplog: pytest.L
         {"_id": 2, "id": 2, "n": 2.5, "mixed": "a", "ragged": [1, 2], "x": None, "flag": True, "ok": [1.0, 2.0]},
     ]
     with caplog.at_level(logging.WARNING, "bellis.graphs"):
-        found = metadata_of_daisy({"directed": True}, {}, nodes, [{"_id": 1, "u": 1, "v": 2, "s": "a", "list": []}])
+        found = metadata_of_daisy(
+            {"directed": True}, {"position": ["position.0"]}, nodes, [{"_id": 1, "u": 1, "v": 2, "s": "a", "list": []}]
+        )
     assert found.node_attrs == {"n": Kind("float"), "x": Kind("int"), "flag": Kind("bool"), "ok": Kind("float", 2)}
     assert found.edge_attrs == {"s": Kind("str")}
     assert (found.directed, found.total_roi, found.position, found.is_open) == (True, None, "position", True)
@@ -218,51 +219,3 @@ def test_collections_have_the_names_that_were_asked_for(url: str, database: Data
             store.write_columns({"id": [1 if name == "one" else 2]})
     assert set(database.list_collection_names()) == {f"{name}-{kind}" for name in ("one", "two") for kind in "nem"}
     assert [node["id"] for node in database["one-n"].find()] == [1]
-
-
-# Places and secrets ------------------------------------------------------------------------------------------------
-
-
-def test_credentials_are_not_shown() -> None:
-    url = "mongodb://me:se%2Fcret@127.0.0.1:1,127.0.0.1:2/graphs?authSource=admin&serverSelectionTimeoutMS=50"
-    backend = MongoBackend.at(url)
-    assert str(backend) == "mongodb://127.0.0.1:1,127.0.0.1:2/graphs"
-    assert "cret" not in f"{backend!r} {backend}"
-    with pytest.raises(GraphServerError) as failed:
-        GraphStore(backend, "r")
-    assert "cret" not in str(failed.value)
-    assert str(pickle.loads(pickle.dumps(backend))) == str(backend)
-    for bad in (
-        "mongodb://me:se?cr/et@127.0.0.1:99999999/graphs",
-        "mongodb://me:secret@:/x",
-        "mongodb://a:secret@h:p/x",
-    ):
-        assert "cr" not in without_credentials(bad)
-        with pytest.raises((GraphError, GraphServerError)) as failed:
-            GraphStore(MongoBackend(bad, "graphs"), "r")
-        assert "secret" not in str(failed.value)
-        assert "se?cr" not in str(failed.value)
-
-
-@pytest.mark.parametrize("name", ["", "a b", "a.b", "a/b", "$a", "a\0", "x" * 64])
-def test_names_that_mongodb_does_not_take_are_refused(name: str) -> None:
-    with pytest.raises(GraphError, match="name of a database"):
-        MongoBackend("mongodb://localhost", name)
-
-
-def test_collections_need_names_of_their_own() -> None:
-    with pytest.raises(GraphError, match="a collection each"):
-        MongoBackend("mongodb://localhost", "a", nodes="x", edges="x")
-    with pytest.raises(GraphError, match=r"system\."):
-        MongoBackend("mongodb://localhost", "a", nodes="system.x")
-
-
-def test_a_url_has_to_name_a_database_and_no_chunks() -> None:
-    for url in ("mongodb://h:1/a-b", "mongodb://me:p%2Fw@h:1,i/a-b?x=1", "mongodb+srv://h/a%2Db?appName=me@home"):
-        assert MongoBackend.at(url)._connection.db_name == "a-b"
-    for url in ("mongodb://localhost", "mongodb://me:secret@localhost/"):
-        with pytest.raises(GraphError, match="names no database") as failed:
-            MongoBackend.at(url)
-        assert "secret" not in str(failed.value)
-    with pytest.raises(GraphError, match="chunk_size"):
-        MongoBackend.at("mongodb://localhost/a", chunk_size=(1, 1))  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ class Nodes:
 
     @classmethod
     def concatenate(cls, parts: list[Self]) -> Self:
-        """Put rows with the same columns together."""
+        """Put rows together; where a part does not have a column, its rows have no value."""
         return cls(id=np.concatenate([part.id for part in parts]), attrs=_concatenated(parts))
 
 
@@ -103,7 +103,7 @@ class Edges:
 
     @classmethod
     def concatenate(cls, parts: list[Self]) -> Self:
-        """Put rows with the same columns together."""
+        """Put rows together; where a part does not have a column, its rows have no value."""
         ends = (np.concatenate([getattr(part, end) for part in parts]) for end in ("u", "v"))
         return cls(u=next(ends), v=next(ends), attrs=_concatenated(parts))
 
@@ -148,8 +148,14 @@ def _empty(kinds: Mapping[str, Kind]) -> dict[str, npt.NDArray[Any]]:
 
 def _concatenated(parts: list[Any]) -> dict[str, npt.NDArray[Any]]:
     joined = {}
-    for name in parts[0].attrs:
-        columns = [part.attrs[name] for part in parts]
+    for name in dict.fromkeys(name for part in parts for name in part.attrs):
+        like = next(part.attrs[name] for part in parts if name in part.attrs)
+        columns = [part.attrs[name] if name in part.attrs else _nothing(like, len(part)) for part in parts]
         is_masked = any(isinstance(values, np.ma.MaskedArray) for values in columns)
         joined[name] = np.ma.concatenate(columns) if is_masked else np.concatenate(columns)  # type: ignore[no-untyped-call]
     return joined
+
+
+def _nothing(like: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """Return a column of rows without a value: one part of a graph may have an attribute that others do not."""
+    return column(np.zeros((count, *like.shape[1:]), like.dtype), np.ones(count, bool))

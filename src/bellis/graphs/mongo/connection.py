@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
@@ -18,6 +20,7 @@ from pymongo.errors import (
     ConnectionFailure,
     DocumentTooLarge,
     InvalidURI,
+    NetworkTimeout,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
@@ -27,7 +30,7 @@ from pymongo.read_concern import ReadConcern
 from bellis.errors import GraphError, GraphServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from pymongo.client_session import ClientSession
     from pymongo.database import Database
@@ -39,13 +42,15 @@ Result = TypeVar("Result")
 
 DURABLE = WriteConcern(w="majority", j=True, wtimeout=60_000)
 """A write is acknowledged when most members of the replica set have it in their journals."""
-DEFAULTS = {"serverSelectionTimeoutMS": 10_000, "connectTimeoutMS": 10_000, "socketTimeoutMS": 300_000}
+DEFAULTS = {"serverSelectionTimeoutMS": 10_000, "connectTimeoutMS": 10_000, "socketTimeoutMS": 120_000}
 """Options of the client that the URL does not give."""
 BUSY_S = 120.0
 """How long a transaction is tried again while others write the same; a server keeps that of a dead one for 60 s."""
 _TOO_LONG = {50, 251, 290}
 """MaxTimeMSExpired, NoSuchTransaction, TransactionExceededLifetimeLimitSeconds."""
 _MAX_RACES = 20
+_HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]/?@]+)(:[0-9]+)?")
+"""A name or an address, and a port."""
 
 
 class RaceError(Exception):
@@ -57,6 +62,7 @@ class Connection:
 
     def __init__(self, url: str, db_name: str) -> None:
         self.url, self.db_name = url, db_name
+        self._address = Address.parse(url)
         self.where = f"{without_credentials(url)}/{db_name}"
         self._reset()
 
@@ -87,7 +93,7 @@ class Connection:
             )
 
     def _connected(self) -> Client:
-        given = {name.lower() for name, _ in parse_qsl(self.url.rpartition("?")[2])}
+        given = {name.lower() for name, _ in parse_qsl(self._address.options)}
         options: dict[str, Any] = {name: value for name, value in DEFAULTS.items() if name.lower() not in given}
         try:
             return pymongo.MongoClient(self.url, **options)
@@ -187,8 +193,8 @@ class Connection:
         if isinstance(error, OperationFailure) and error.details:
             failed = error.details.get("writeErrors") or error.details.get("writeConcernErrors") or [error.details]
             text = str(failed[0].get("errmsg", text))
-        for secret in _credentials(self.url):
-            text = text.replace(secret, "***")
+        if self._address.who:
+            text = text.replace(f"//{self._address.who}@", "//***@")
         return text if len(text) < 400 else f"{text[:400]}..."
 
 
@@ -209,9 +215,46 @@ def _is_worth_another_try(error: PyMongoError, label: str, deadline: float) -> b
 
     ``with_transaction`` of the driver does so for 120 s even where no server answers any more.
     """
-    return (
-        error.has_error_label(label) and not isinstance(error, ServerSelectionTimeoutError) and monotonic() < deadline
-    )
+    is_silent = isinstance(error, NetworkTimeout | ServerSelectionTimeoutError)
+    return error.has_error_label(label) and not is_silent and monotonic() < deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The parts of a URL, as they are written there."""
+
+    scheme: str
+    who: str
+    """Name and password, and the colon between them; empty if there are none."""
+    hosts: str
+    path: str
+    """Name of the database; empty if there is none."""
+    options: str
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Return the parts.
+
+        Raises
+        ------
+        GraphError
+            If it can't be told what is a password and what is not. Nothing of the URL is shown then.
+        """
+        scheme, _, rest = url.partition("://")
+        before, _, options = rest.partition("?")
+        authority, slash, path = before.partition("/")
+        who, _, hosts = authority.rpartition("@")
+        is_clear = "@" not in who and who.count(":") < 2 and "@" not in path and "/" not in path
+        if "@" in options:  # of an option, or what follows a password with a question mark
+            is_clear = is_clear and bool(slash) and all("=" in option for option in options.split("&"))
+        has_hosts = all(map(_HOST.fullmatch, hosts.split(",")))
+        if scheme not in ("mongodb", "mongodb+srv") or not is_clear or not has_hosts:
+            raise GraphError(
+                "the URL of MongoDB can't be read: write it like 'mongodb://user:password@host:27017/database'; "
+                "special characters in the name, the password and the database are percent-encoded, as "
+                "urllib.parse.quote(password, safe='') does"
+            )
+        return cls(scheme, who, hosts, path, options)
 
 
 def without_credentials(url: str) -> str:
@@ -222,15 +265,5 @@ def without_credentials(url: str) -> str:
     >>> without_credentials("mongodb://me:secret@host:27017,other/db?authSource=admin")
     'mongodb://host:27017,other'
     """
-    scheme, _, rest = url.partition("://")
-    hosts = rest.rpartition("@")[2].partition("?")[0].partition("/")[0]
-    return f"{scheme}://{hosts}"
-
-
-def _credentials(url: str) -> list[str]:
-    """Return what of a URL nobody should see, longest first."""
-    before, at, _ = url.partition("://")[2].rpartition("@")
-    if not at:
-        return []
-    parts: Mapping[str, None] = dict.fromkeys([before, before.partition(":")[2]])
-    return sorted((part for part in parts if part), key=len, reverse=True)
+    address = Address.parse(url)
+    return f"{address.scheme}://{address.hosts}"

@@ -1,30 +1,28 @@
-"""Nodes and edges as documents of MongoDB, as daisy keeps them; and what attributes a database has that daisy wrote."""
+"""Nodes and edges as documents of MongoDB, as daisy keeps them."""
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from bellis.errors import GraphError
-from bellis.geometry import Roi
-from bellis.graphs.attributes import Base, Kind, check_name
+from bellis.graphs.attributes import Base, Kind
 from bellis.graphs.columns import Edges, Nodes, absent, column
-from bellis.graphs.metadata import Metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
+    from bellis.geometry import Roi
     from bellis.graphs.columns import Ids
+    from bellis.graphs.metadata import Metadata
 
 Document: TypeAlias = dict[str, Any]
 
-_LOG = logging.getLogger("bellis.graphs")
 _INT64 = range(-(2**63), 2**63)
-_TAKEN: dict[Base, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (float, int), "str": (str,)}
+TAKEN: dict[Base, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (float, int), "str": (str,)}
 """What a value may be where a kind is expected: others wrote whole numbers into attributes that are floats."""
 _ZEROS: dict[Base, Any] = {"bool": False, "int": 0, "float": 0.0, "str": ""}
 
@@ -72,8 +70,14 @@ def changes(attrs: Mapping[str, npt.NDArray[Any]], count: int) -> Iterator[tuple
         yield {name: value for name, value, gone in given if not gone}, {name: "" for name, _, gone in given if gone}
 
 
-def nodes_of(found: Sequence[Document], kinds: Mapping[str, Kind]) -> Nodes:
+def nodes_of(found: Sequence[Document], kinds: Mapping[str, Kind], *, is_foreign: bool = False) -> Nodes:
     """Return documents as nodes with these attributes, sorted by id.
+
+    Parameters
+    ----------
+    is_foreign
+        Whether others made the graph, so that what were whole numbers until now may have fractions: such a column
+        is one of floats.
 
     Raises
     ------
@@ -81,12 +85,15 @@ def nodes_of(found: Sequence[Document], kinds: Mapping[str, Kind]) -> Nodes:
         If a value is of another type: then somebody else wrote it.
     """
     ids = unsigned(document["id"] for document in found)
+    kinds = _widened(found, kinds) if is_foreign else kinds
     attrs = {name: _column(found, name, kind, lambda row: f"node {ids[row]}") for name, kind in kinds.items()}
     return Nodes(id=ids, attrs=attrs).sorted()
 
 
-def edges_of(found: Sequence[Document], kinds: Mapping[str, Kind], endpoints: Sequence[str]) -> Edges:
-    """Return documents as edges with these attributes, sorted by u and v.
+def edges_of(
+    found: Sequence[Document], kinds: Mapping[str, Kind], endpoints: Sequence[str], *, is_foreign: bool = False
+) -> Edges:
+    """Return documents as edges with these attributes, sorted by u and v; see `nodes_of`.
 
     Raises
     ------
@@ -94,8 +101,23 @@ def edges_of(found: Sequence[Document], kinds: Mapping[str, Kind], endpoints: Se
         If a value is of another type.
     """
     u, v = (unsigned(document[end] for document in found) for end in endpoints)
+    kinds = _widened(found, kinds) if is_foreign else kinds
     attrs = {name: _column(found, name, kind, lambda row: f"edge ({u[row]}, {v[row]})") for name, kind in kinds.items()}
     return Edges(u=u, v=v, attrs=attrs).sorted()
+
+
+def _widened(found: Sequence[Document], kinds: Mapping[str, Kind]) -> dict[str, Kind]:
+    """Return kinds, of ints as floats where a document has a float."""
+    return {
+        name: Kind("float", kind.size)
+        if kind.base == "int" and any(_has_float(document.get(field_of(name))) for document in found)
+        else kind
+        for name, kind in kinds.items()
+    }
+
+
+def _has_float(value: Any) -> bool:
+    return any(isinstance(one, float) for one in value) if isinstance(value, list) else isinstance(value, float)
 
 
 def _column(found: Sequence[Document], name: str, kind: Kind, row_name: Any) -> npt.NDArray[Any]:
@@ -105,7 +127,7 @@ def _column(found: Sequence[Document], name: str, kind: Kind, row_name: Any) -> 
         if value is not None and not _is(value, kind):
             raise GraphError(
                 f"{row_name(row)} has {name!r} {value!r} in the database, but it is {kind} in this graph: it was "
-                "written by another program; correct the document"
+                "written by another program; correct the document, or read other attributes only"
             )
     is_absent = np.fromiter((value is None for value in values), bool, len(values))
     zero = _ZEROS[kind.base] if kind.size is None else [_ZEROS[kind.base]] * kind.size
@@ -116,7 +138,7 @@ def _column(found: Sequence[Document], name: str, kind: Kind, row_name: Any) -> 
 
 
 def _is(value: Any, kind: Kind) -> bool:
-    taken = _TAKEN[kind.base]
+    taken = TAKEN[kind.base]
     if kind.size is None:
         return isinstance(value, taken) and (kind.base == "bool" or not isinstance(value, bool))
     return isinstance(value, list) and len(value) == kind.size and all(_is(one, Kind(kind.base)) for one in value)
@@ -159,83 +181,3 @@ def having(wanted: Mapping[str, Any]) -> list[Document]:
 def all_of(conditions: list[Document]) -> Document:
     """Return a filter that is met where all conditions are."""
     return {"$and": conditions} if conditions else {}
-
-
-# What daisy wrote ------------------------------------------------------------------------------------------------
-
-
-def metadata_of_daisy(
-    meta: Document, indices: Mapping[str, Sequence[str]], nodes: Sequence[Document], edges: Sequence[Document]
-) -> Metadata:
-    """Return the metadata of a graph that daisy wrote, as far as can be known.
-
-    Parameters
-    ----------
-    meta
-        Its document on the whole graph.
-    indices
-        Fields of the indices that daisy makes: ``"position"`` of nodes, ``"incident"`` of edges.
-    nodes, edges
-        Some documents, from which the types of attributes are taken. They may join others later.
-    """
-    fields = [field.partition(".") for field in indices.get("position", ("position",))]
-    names = list(dict.fromkeys(name for name, _, _ in fields))
-    is_split = len(names) > 1
-    u, v = indices.get("incident", ("u", "v"))
-    offset, shape = meta.get("total_roi_offset"), meta.get("total_roi_shape")
-    return Metadata(
-        directed=bool(meta.get("directed")),
-        total_roi=None if not offset or not shape else Roi(_whole(offset), _whole(shape)),
-        position=tuple(names) if is_split else names[0],
-        endpoints=(u, v),
-        node_attrs=_kinds("node", nodes, {"_id", "id"}),
-        edge_attrs=_kinds("edge", edges, {"_id", u, v}),
-        is_open=True,
-    )
-
-
-def _whole(values: Iterable[Any]) -> tuple[int | None, ...]:
-    return tuple(None if value is None else int(value) for value in values)
-
-
-def _kinds(what: str, found: Sequence[Document], keys: set[str]) -> dict[str, Kind]:
-    kinds: dict[str, Kind | None] = {}
-    for document in found:
-        for name, value in document.items():
-            if name in keys or value is None:
-                continue
-            kind = _kind(value)
-            kinds[name] = _joined(kinds[name], kind) if name in kinds else kind
-    for name, kind in kinds.items():
-        if kind is None or not _is_name(name):
-            _LOG.warning(
-                "%ss have %r in the database, which is left out: it has no one type that a graph stores", what, name
-            )
-    return {name: kind for name, kind in kinds.items() if kind is not None and _is_name(name)}
-
-
-def _is_name(name: str) -> bool:
-    try:
-        return field_of(check_name(name)) == name
-    except GraphError:
-        return False
-
-
-def _kind(value: Any) -> Kind | None:
-    """Return what a value is; None for what can't be stored."""
-    if isinstance(value, list):
-        parts = {_kind(one) for one in value}
-        numbers = {Kind("int"), Kind("float")}
-        part = Kind("float") if parts == numbers else parts.pop() if len(parts) == 1 else None
-        return None if part is None or part.size is not None else Kind(part.base, len(value))
-    for base in get_args(Base):  # bool comes before int, of which it is a subclass
-        if isinstance(value, _TAKEN[base][:1]):
-            return Kind(base)
-    return None
-
-
-def _joined(one: Kind | None, other: Kind | None) -> Kind | None:
-    if one is None or other is None or one == other:
-        return one if one == other else None
-    is_number = {one.base, other.base} == {"int", "float"} and one.size == other.size
-    return Kind("float", one.size) if is_number else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -12,6 +12,7 @@ from pymongo.errors import BulkWriteError
 from bellis.errors import GraphExistsError, GraphMissingError
 from bellis.graphs.columns import Edges, Nodes
 from bellis.graphs.mongo.connection import RaceError
+from bellis.graphs.mongo.daisy import kinds_of_documents
 from bellis.graphs.mongo.documents import (
     all_of,
     changes,
@@ -26,11 +27,12 @@ from bellis.graphs.mongo.documents import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
 
+    from bellis.graphs.attributes import Kind
     from bellis.graphs.backend import Change, Deletion, Policy, Query
     from bellis.graphs.columns import Ids
     from bellis.graphs.metadata import Metadata
@@ -59,7 +61,9 @@ class Rows:
     metadata: Metadata
     """What the graph is like."""
     is_foreign: bool
-    """Whether daisy made it, and documents have keys that tell nothing."""
+    """Whether daisy made it, and documents have keys that tell nothing, and attributes that nobody declared."""
+    told: set[str] = field(default_factory=set)
+    """Attributes that are left out, and of which that was said."""
 
     # Reads -------------------------------------------------------------------------------------------------------
 
@@ -115,16 +119,26 @@ class Rows:
         names = query.node_attrs if query.nodes else ()
         if not query.nodes and self._is_all(query):
             return Nodes.empty({})
-        found = [
-            document for match in self._matches(query) for document in self._find(self.nodes, match, ("id",), names)
-        ]
-        return nodes_of(found, {name: self.metadata.node_attrs[name] for name in names})
+        return self._nodes_that(self._matches(query), names)
 
     def _nodes_by_id(self, ids: Ids, query: Query) -> Nodes:
-        found: list[Document] = []
-        for some in _parts(signed(ids)):
-            found += self._find(self.nodes, self._is_one_of(some), ("id",), query.node_attrs)
-        return nodes_of(found, {name: self.metadata.node_attrs[name] for name in query.node_attrs})
+        return self._nodes_that((self._is_one_of(some) for some in _parts(signed(ids))), query.node_attrs)
+
+    def _nodes_that(self, matches: Iterable[Document], names: tuple[str, ...]) -> Nodes:
+        known = self.metadata.node_attrs
+        shown = self._shown(names, known)
+        found = [document for match in matches for document in self._find(self.nodes, match, ("id",), shown)]
+        kinds = {name: known[name] for name in names}
+        if shown is None:
+            kinds |= kinds_of_documents("node", found, {"_id", "id", *map(field_of, names)}, self.told)
+        return nodes_of(found, kinds, is_foreign=self.is_foreign)
+
+    def _shown(self, names: tuple[str, ...], known: Mapping[str, Kind]) -> tuple[str, ...] | None:
+        """Return which attributes to read, None for whatever there is.
+
+        If all are wanted of a graph that daisy made, so are those that were not known until now.
+        """
+        return None if self.is_foreign and set(names) == set(known) else names
 
     def _edges(self, query: Query, ids: Ids | None) -> Edges:
         """Return edges of these nodes; of None, all."""
@@ -133,20 +147,27 @@ class Rows:
         if ids is not None:
             asked = ends if query.both_ends else ends[:1]
             matches = [all_of([{end: {"$in": some}}, *wanted]) for end in asked for some in _parts(signed(ids))]
+        known = self.metadata.edge_attrs
+        shown = self._shown(query.edge_attrs, known)
         found = {
             (document[ends[0]], document[ends[1]]): document
             for match in matches
-            for document in self._find(self.edges, match, ends, query.edge_attrs)
+            for document in self._find(self.edges, match, ends, shown)
         }
-        return edges_of(list(found.values()), {name: self.metadata.edge_attrs[name] for name in query.edge_attrs}, ends)
+        kinds = {name: known[name] for name in query.edge_attrs}
+        if shown is None:
+            keys = {"_id", *ends, *map(field_of, kinds)}
+            kinds |= kinds_of_documents("edge", found.values(), keys, self.told)
+        return edges_of(list(found.values()), kinds, ends, is_foreign=self.is_foreign)
 
     def _no_edges(self, query: Query) -> Edges:
         return Edges.empty({name: self.metadata.edge_attrs[name] for name in query.edge_attrs})
 
     def _find(
-        self, where: Collection[Document], match: Document, keys: tuple[str, ...], names: tuple[str, ...]
+        self, where: Collection[Document], match: Document, keys: tuple[str, ...], names: tuple[str, ...] | None
     ) -> Iterator[Document]:
-        fields = dict.fromkeys((*keys, *map(field_of, names)), 1)
+        """Yield documents with these attributes, None for all."""
+        fields = {} if names is None else dict.fromkeys((*keys, *map(field_of, names)), 1)
         with where.find(match, {"_id": 0, **fields}, session=self.session) as cursor:
             yield from cursor
 

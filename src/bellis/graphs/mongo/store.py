@@ -5,33 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
-from pymongo import ASCENDING
+from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import DuplicateKeyError
 
 from bellis.errors import GraphError, GraphMissingError
 from bellis.graphs.metadata import Metadata
-from bellis.graphs.mongo.connection import Connection, RaceError
-from bellis.graphs.mongo.documents import field_of, metadata_of_daisy
+from bellis.graphs.mongo.catalogue import IS_FOREIGN, JSON, NODES, Catalogue
+from bellis.graphs.mongo.connection import Address, Connection, RaceError, without_credentials
+from bellis.graphs.mongo.daisy import kind_of_column, merged, metadata_of_daisy, with_met
+from bellis.graphs.mongo.documents import field_of
 from bellis.graphs.mongo.rows import Rows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
     from pymongo.database import Database
 
     from bellis.geometry import Coordinate
+    from bellis.graphs.attributes import Kind
     from bellis.graphs.backend import Change, Query
     from bellis.graphs.columns import Edges, Nodes
     from bellis.graphs.mongo.documents import Document
 
-_META = "graph"
-"""Key of the document that describes a graph made by us."""
-_JSON = "bellis"
-"""Its field with all metadata; others are those that daisy reads."""
-_IS_FOREIGN = "has_other_keys"
-"""Its field that says that daisy made the graph."""
-_SAMPLE = 1000
-"""How many nodes, and edges, tell the types of a graph that daisy made."""
+SAMPLE = 1000
+"""How many nodes, and edges, tell the types of a graph that daisy made, of the first and of the last."""
 _BAD = frozenset('/\\. "$*<>:|?\0')
 """What a database's name must not have."""
 
@@ -58,13 +57,24 @@ class MongoBackend:
     that goes on; and of two that write the same nodes with ``fail_if_exists``, the later may have written some of its
     others before its error. Written again, all is as it should be.
 
+    **Graphs that daisy made** have no declared types. The first and the last 1000 nodes and edges tell attributes and
+    types, and whatever is read: an attribute that nobody has met joins when all attributes are read where it is, and
+    one of whole numbers is one of floats from the first fraction on. If it is asked for by name before that, nothing
+    has it. Without daisy's indices, documents also tell what positions and ends are called: ``position``, else
+    ``(t, z, y, x)``, ``(z, y, x)`` or ``(y, x)``, else the first vector of numbers that is as long as the total region
+    has axes; ``u`` and ``v``, else the first two integers.
+
+    **Several graphs in a database** have nodes and edges of other names, and a document each in ``meta``. daisy reads
+    the first of these documents, whatever its graph is.
+
     In both: if the connection is lost while a write is acknowledged, it is an error, and the write may be there or not.
 
     Parameters
     ----------
     url
         Where the server is, ``mongodb://host:27017``, with credentials and options as MongoDB's drivers take them.
-        A server that is not there is an error after 10 s, or ``serverSelectionTimeoutMS``.
+        A server that is not there is an error after 10 s, or ``serverSelectionTimeoutMS``; one that does not answer a
+        question any more, after 120 s, or ``socketTimeoutMS``.
     db_name
         Name of the database.
     nodes, edges, meta
@@ -73,7 +83,7 @@ class MongoBackend:
     Raises
     ------
     GraphError
-        If a name is none that MongoDB takes.
+        If a name is none that MongoDB takes, or the URL can't be read.
     """
 
     def __init__(
@@ -90,6 +100,11 @@ class MongoBackend:
             raise GraphError(f"nodes, edges and meta need a collection each, but are {nodes!r}, {edges!r}, {meta!r}")
         self._connection = Connection(url, db_name)
         self._nodes, self._edges, self._meta = nodes, edges, meta
+        self._catalogue = Catalogue(nodes, edges, meta, self._connection.where)
+        # Of a graph that daisy made: attributes that were met in what was read, and those that are left out.
+        self._met: tuple[dict[str, Kind], dict[str, Kind]] = {}, {}
+        self._told: set[str] = set()
+        self._sampled: tuple[Any, Metadata] | None = None
 
     @classmethod
     def at(
@@ -104,15 +119,16 @@ class MongoBackend:
         """
         if chunk_size is not None:
             raise GraphError("a graph in MongoDB has no chunk_size: leave it out")
-        before_options = place.partition("://")[2].partition("?")[0]
-        name = unquote(before_options.rpartition("@")[2].partition("/")[2])
+        name = unquote(Address.parse(place).path)
         if not name:
-            where = Connection(place, "").where
-            raise GraphError(f"{where} names no database: write it like 'mongodb://host:27017/fragments'")
+            raise GraphError(
+                f"{without_credentials(place)} names no database: write it like 'mongodb://host:27017/fragments'"
+            )
         return cls(place, name, nodes=nodes, edges=edges)
 
     def __str__(self) -> str:
-        return self._connection.where
+        names = "" if self._catalogue.is_default else f" (collections {self._nodes!r} and {self._edges!r})"
+        return f"{self._connection.where}{names}"
 
     def __repr__(self) -> str:
         return f"<MongoBackend {self}>"
@@ -123,31 +139,41 @@ class MongoBackend:
         """Return the metadata, of a graph that daisy made what can be known; or None if there is no graph."""
         with self._connection.answering() as connection:
             database = connection.database()
-            stored = database[self._meta].find_one({})
+            stored = self._catalogue.find(database)
             return None if stored is None else self._decoded(stored, database)
 
-    def _decoded(self, stored: Document, database: Database[Document]) -> Metadata:
-        if _JSON in stored:
-            return Metadata.decode(stored[_JSON], where=str(self))
+    def _decoded(self, stored: Document, database: Database[Document]) -> Metadata | None:
+        if JSON in stored:
+            metadata = Metadata.decode(stored[JSON], where=str(self))
+        elif stored.get(NODES) == self._nodes and IS_FOREIGN not in stored:
+            return None  # it is being replaced
+        else:
+            metadata = self._guessed(stored, database)
+        return with_met(metadata, *self._met) if _is_foreign(stored) else metadata
+
+    def _guessed(self, stored: Document, database: Database[Document]) -> Metadata:
+        """Return what documents tell; of a large graph they are looked at once, since each read asks."""
+        if self._sampled is not None and self._sampled[0] == stored["_id"]:
+            return self._sampled[1]
         indices: dict[str, list[str]] = {}
         for name in (self._nodes, self._edges):
             for index, described in database[name].index_information().items():
                 indices[index] = [str(field) for field, _ in described["key"]]
-        return metadata_of_daisy(
-            stored,
-            {name: indices[name] for name in ("position", "incident") if name in indices},
-            list(database[self._nodes].find({}, limit=_SAMPLE)),
-            list(database[self._edges].find({}, limit=_SAMPLE)),
-        )
+        nodes, edges = (_some(database[name]) for name in (self._nodes, self._edges))
+        metadata = metadata_of_daisy(stored, indices, nodes, edges, self._told)
+        if max(len(nodes), len(edges)) > SAMPLE:
+            self._sampled = stored["_id"], metadata
+        return metadata
 
     def save(self, metadata: Metadata, *, replace: bool = False) -> Metadata:
         """Make a graph, or let attributes join."""
         with self._connection.answering() as connection:
             database = connection.database()
             if replace:
-                # first of all, so that whoever comes after a crash finds no graph, and not a half
-                for name in (self._meta, self._nodes, self._edges):
-                    database[name].drop()
+                old = self._catalogue.find(database)
+                if old is not None:
+                    self._catalogue.clear(database, old)
+                self._met, self._sampled = ({}, {}), None
             while True:
                 try:
                     return self._saved(metadata, database)
@@ -155,21 +181,27 @@ class MongoBackend:
                     continue  # another has made or changed it: look again
 
     def _saved(self, metadata: Metadata, database: Database[Document]) -> Metadata:
-        meta = database[self._meta]
-        stored = meta.find_one({})
-        if stored is None:
+        meta, names = database[self._meta], self._catalogue.names
+        stored = self._catalogue.find(database)
+        known = None if stored is None else self._decoded(stored, database)
+        if stored is None or known is None:
+            if stored is None:
+                self._catalogue.check_free(database)
+            key = self._catalogue.key if stored is None else stored["_id"]
             self._index(metadata, database)
-            meta.insert_one({"_id": _META, **_described(metadata)})
+            meta.replace_one({"_id": key, JSON: {"$exists": False}}, {**names, **_described(metadata)}, upsert=True)
             return metadata
-        known = self._decoded(stored, database)
         joined = known.extended(metadata.node_attrs, metadata.edge_attrs)
-        if joined != known or _JSON not in stored:
-            self._index(joined, database)
-            as_found = {"_id": stored["_id"], _JSON: stored.get(_JSON, {"$exists": False})}
-            is_foreign = stored.get(_IS_FOREIGN, _JSON not in stored)
-            update = {"$set": {**_described(joined), _IS_FOREIGN: is_foreign}}
-            if meta.update_one(as_found, update).matched_count == 0:
+        if joined == known and JSON in stored:
+            return joined
+        self._index(joined, database)
+        described = {**names, **_described(joined), IS_FOREIGN: _is_foreign(stored)}
+        if stored.get(NODES) == self._nodes or self._catalogue.is_default:
+            as_found = {"_id": stored["_id"], JSON: stored.get(JSON, {"$exists": False})}
+            if meta.update_one(as_found, {"$set": described}).matched_count == 0:
                 raise RaceError
+        else:  # daisy's document may be of several graphs
+            meta.insert_one({"_id": self._catalogue.key, **described})
         return joined
 
     def _index(self, metadata: Metadata, database: Database[Document]) -> None:
@@ -189,7 +221,12 @@ class MongoBackend:
 
     def read(self, query: Query, metadata: Metadata) -> tuple[Nodes, Edges]:
         """Return nodes and edges, as they were at one moment if the server has transactions."""
-        return self._connection.transact(lambda *at: self._rows(metadata, *at).read(query))
+        nodes, edges = self._connection.transact(lambda *at: self._rows(metadata, *at).read(query))
+        self._met = (
+            _with_new(self._met[0], nodes, metadata.node_attrs),
+            _with_new(self._met[1], edges, metadata.edge_attrs),
+        )
+        return nodes, edges
 
     def count(self, query: Query, metadata: Metadata) -> tuple[int, int]:
         """Return how many nodes and edges `read` would return."""
@@ -200,20 +237,39 @@ class MongoBackend:
         self._connection.transact(lambda *at: self._rows(metadata, *at).write(change))
 
     def _rows(self, metadata: Metadata, database: Database[Document], session: ClientSession | None) -> Rows:
-        stored = database[self._meta].find_one({}, {_IS_FOREIGN: 1, _JSON: 1}, session=session)
-        if stored is None:
+        stored = self._catalogue.find(database, session)
+        if stored is None or not (JSON in stored or _is_foreign(stored)):
             raise GraphMissingError(f"the graph in {self} is gone: another process removes or replaces it")
         return Rows(
             nodes=database[self._nodes],
             edges=database[self._edges],
             session=session,
             metadata=metadata,
-            is_foreign=stored.get(_IS_FOREIGN, _JSON not in stored),
+            is_foreign=_is_foreign(stored),
+            told=self._told,
         )
 
     def close(self) -> None:
         """Close the connections of this process."""
         self._connection.close()
+
+
+def _is_foreign(stored: Document) -> bool:
+    """Return whether daisy made a graph."""
+    return bool(stored.get(IS_FOREIGN, JSON not in stored and NODES not in stored))
+
+
+def _some(where: Collection[Document]) -> list[Document]:
+    """Return some documents, the first and the last: attributes change with the years."""
+    first = list(where.find({}, limit=SAMPLE))
+    return first if len(first) < SAMPLE else [*first, *where.find({}, limit=SAMPLE, sort=[("_id", DESCENDING)])]
+
+
+def _with_new(met: dict[str, Kind], rows: Nodes | Edges, known: Mapping[str, Kind]) -> dict[str, Kind]:
+    """Return attributes that were met, and those of rows that are not as they are known."""
+    found = {name: kind_of_column(values) for name, values in rows.attrs.items()}
+    new = {name: kind for name, kind in found.items() if known.get(name) != kind}
+    return merged(met, new) if new else met
 
 
 def _make_index(where: Collection[Document], fields: list[str], name: str) -> None:
@@ -225,7 +281,7 @@ def _make_index(where: Collection[Document], fields: list[str], name: str) -> No
 
 def _described(metadata: Metadata) -> dict[str, Any]:
     """Return metadata as we read them, and beside them what daisy reads."""
-    found: dict[str, Any] = {_JSON: metadata.encode(), "directed": metadata.directed}
+    found: dict[str, Any] = {JSON: metadata.encode(), "directed": metadata.directed}
     if metadata.total_roi is not None:
         found["total_roi_offset"] = list(metadata.total_roi.offset)
         found["total_roi_shape"] = list(metadata.total_roi.shape)
