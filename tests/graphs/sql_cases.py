@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -166,6 +167,31 @@ class SqlCases:
             query = Query(roi=Roi(tuple(begin.tolist()), tuple(shape.tolist())))
             assert backend.read(query, metadata)[0].id.tolist() == np.flatnonzero(is_inside).tolist()
             assert backend.count(query, metadata) == (is_inside.sum(), 0)
+
+    @pytest.mark.parametrize("kind", ["float", "int"])
+    def test_a_graph_that_begins_far_away_is_read_like_any(self, backend: SqlBackend, kind: Any) -> None:
+        rng, offset = np.random.default_rng(0), 10**12
+        places = (rng.integers(-20, 120, (300, 3)) + np.array([offset, -7, -offset])).astype(Kind(kind).dtype)
+        roi = Roi((offset, None, -offset), (100, None, 100))
+        metadata = backend.save(Metadata(total_roi=roi, node_attrs={"position": Kind(kind, 3)}))
+        nodes = Nodes(id=np.arange(300, dtype=np.uint64), attrs={"position": places})
+        for is_bulk in (True, False):
+            backend.write(Change(nodes=(nodes,), is_bulk=is_bulk), metadata)
+        for _ in range(10):
+            begin = rng.integers(-30, 100, 3) + np.array([offset, -7, -offset])
+            is_inside = ((places >= begin) & (places < begin + 60)).all(axis=1)
+            query = Query(roi=Roi(tuple(begin.tolist()), (60, 60, 60)))
+            assert backend.read(query, metadata)[0].id.tolist() == np.flatnonzero(is_inside).tolist()
+
+    def test_who_missed_that_a_graph_begins_elsewhere_now_writes_nothing(self, backend: SqlBackend) -> None:
+        backend.save(PLAIN)
+        backend.count(Query(), PLAIN)
+        moved = replace(PLAIN, total_roi=Roi((1000, 0, 0), (10, 10, 10)))
+        backend.save(moved, replace=True)
+        nodes, _ = random_graph(10)
+        with pytest.raises(GraphMissingError, match="open it again"):
+            backend.write(Change(nodes=(nodes,)), PLAIN)
+        assert backend.count(Query(), moved) == (0, 0)
 
     def test_counts_are_those_of_what_is_read(self, backend: SqlBackend) -> None:
         backend.save(PLAIN)

@@ -44,7 +44,7 @@ class PostgresLoader:
         """Write rows."""
         columns = {column.name: columns[column.name] for column in table.columns if column.name in columns}
         if is_new:
-            order = in_order(columns)
+            order = in_order(columns, self._layout.key)
             self._copy(table, {name: values[order] for name, values in columns.items()})
             return
         copied = [sa.Column(name, table.c[name].type) for name in columns]
@@ -77,7 +77,9 @@ class PostgresLoader:
     def drop_indices(self, table: sa.Table) -> None:
         """Drop the primary key, and the indices of places or of far ends."""
         self._connection.execute(
-            sa.schema.DropIndex(index_of(table.name, "key" if table is self._layout.nodes else "v"), if_exists=True)
+            sa.schema.DropIndex(
+                index_of(table.name, self._layout.key if table is self._layout.nodes else "v"), if_exists=True
+            )
         )
         constraint = sa.PrimaryKeyConstraint(name=object_name(table.name, "pk"))
         sa.Table(table.name, sa.MetaData(), constraint)
@@ -90,7 +92,7 @@ class PostgresLoader:
         sa.Table(table.name, sa.MetaData(), *columns, constraint)
         self._connection.execute(sa.schema.AddConstraint(constraint))
         if table is self._layout.nodes:
-            self._connection.execute(sa.schema.CreateIndex(index_of(table.name, "key")))
+            self._connection.execute(sa.schema.CreateIndex(index_of(table.name, self._layout.key)))
         if not is_empty:
             # Else the planner takes a table that was filled just now for an empty one.
             self._connection.exec_driver_sql(f"ANALYZE {self._quoted(table)}")

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import sqlalchemy as sa
 
 from bellis.errors import GraphError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 GRAPHS = "bellis_graphs"
 """The table of all graphs of a database."""
 _PLAIN = re.compile("[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_INT64 = np.iinfo(np.int64)
 _MAX_PLAIN = 48
 """Longer names would have no room for the number of an axis."""
 _TAKEN = frozenset(
@@ -119,6 +121,10 @@ class Layout:
     """Columns of each attribute of edges."""
     axes: tuple[Slot, ...]
     """Columns of the position; none as long as it is not known."""
+    origin: tuple[int, ...]
+    """From where keys are counted along each axis: where the whole graph begins, if that is known, else 0."""
+    key: str
+    """Column of the keys."""
     statements: dict[Any, Any] = field(default_factory=dict)
     """What was made for these tables once."""
 
@@ -139,13 +145,15 @@ class Layout:
         node_slots = {name: _slots(name, kind, name in whole) for name, kind in metadata.node_attrs.items()}
         edge_slots = {name: _slots(name, kind, is_split=False) for name, kind in metadata.edge_attrs.items()}
         is_placed = all(name in node_slots for name in metadata.positions)
+        origin = _origin(metadata)
+        key = key_name(origin)
         tables = sa.MetaData()
         return cls(
             metadata=metadata,
             nodes=sa.Table(
                 nodes,
                 tables,
-                sa.Column("key", sa.BigInteger, nullable=False, server_default=sa.text("-1")),
+                sa.Column(key, sa.BigInteger, nullable=False, server_default=sa.text("-1")),
                 sa.Column("id", sa.BigInteger, nullable=False, autoincrement=False),
                 *_columns(node_slots, types),
             ),
@@ -159,7 +167,29 @@ class Layout:
             node_slots=node_slots,
             edge_slots=edge_slots,
             axes=tuple(slot for name in metadata.positions for slot in node_slots[name]) if is_placed else (),
+            origin=origin,
+            key=key,
         )
+
+
+def key_name(origin: tuple[int, ...]) -> str:
+    """Return the column of keys that are counted from an origin.
+
+    Whoever still has the metadata of a graph that was replaced by one with another origin would write keys by which
+    nobody finds the nodes, but for the column that is missing.
+
+    Examples
+    --------
+    >>> key_name((0, 0)), key_name((0, 1000))
+    ('key', 'key__398d420981caa20f')
+    """
+    return f"key__{_digest(repr(origin))}" if any(origin) else "key"
+
+
+def _origin(metadata: Metadata) -> tuple[int, ...]:
+    roi = metadata.total_roi
+    begins = (0,) * (metadata.dims or 0) if roi is None else roi.offset
+    return tuple(min(max(begin or 0, _INT64.min), _INT64.max) for begin in begins)
 
 
 def _slots(name: str, kind: Kind, is_split: bool) -> tuple[Slot, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from bellis.errors import GraphError, GraphMissingError, GraphServerError
+from bellis.graphs.sql.conninfo import database_of, parsed, shown
 from bellis.graphs.sql.copying import PostgresLoader
 from bellis.graphs.sql.layout import index_of
 from bellis.graphs.sql.store import ROWS, SqlBackend
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CONNECT_S = 10
 """How long a connection may take."""
+_DEFAULTS = {"connect_timeout": CONNECT_S, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+_DIALECT = "postgresql+psycopg://"
 ATTEMPTS = 10
 """How often a write is begun again that got in the way of another: nothing of it was written."""
 _AGAIN = ("40001", "40P01", "23505")
@@ -54,7 +58,9 @@ class PostgresBackend(SqlBackend):
     Parameters
     ----------
     url
-        Like ``postgresql://user:password@host:5432/database``; parameters of libpq may follow after a ``?``.
+        Like ``postgresql://user:password@host:5432/database``, read by libpq: a ``?`` and parameters may follow, there
+        may be several hosts (``host,host:5433``), and a host may be the folder of a socket (``%2Frun%2Fpostgresql``).
+        Characters of the user and the password that are not letters or digits are percent-encoded.
     nodes, edges
         Names of the tables: one database can hold several graphs.
 
@@ -65,8 +71,8 @@ class PostgresBackend(SqlBackend):
     """
 
     def __init__(self, url: str, *, nodes: str = "nodes", edges: str = "edges") -> None:
-        self._url = _parsed(url)
-        super().__init__(self._url.render_as_string(hide_password=True).replace("+psycopg", "", 1), nodes, edges)
+        self._conninfo = parsed(url)
+        super().__init__(shown(self._conninfo), nodes, edges)
 
     @classmethod
     def at(cls, place: str, *, nodes: str = "nodes", edges: str = "edges", chunk_size: Any = None) -> Self:
@@ -89,10 +95,10 @@ class PostgresBackend(SqlBackend):
         GraphServerError
             If the server can't be reached, or does not let this user make one.
         """
-        name = self._url.database or self._url.username
+        name = database_of(self._conninfo)
         engine = sa.create_engine(
-            self._url.set(database="postgres"),
-            connect_args=self._connect_args(),
+            _DIALECT,
+            creator=self._connecting(dbname="postgres"),
             isolation_level="AUTOCOMMIT",
             poolclass=sa.NullPool,
             hide_parameters=True,
@@ -100,7 +106,7 @@ class PostgresBackend(SqlBackend):
         with self._errors(), engine.connect() as connection:
             find = sa.text("SELECT 1 FROM pg_database WHERE datname = :name")
             if connection.execute(find, {"name": name}).first() is None:
-                quoted = connection.dialect.identifier_preparer.quote_identifier(str(name))
+                quoted = connection.dialect.identifier_preparer.quote_identifier(name)
                 try:
                     connection.exec_driver_sql(f"CREATE DATABASE {quoted}")
                 except sa.exc.DBAPIError as error:
@@ -133,20 +139,14 @@ class PostgresBackend(SqlBackend):
         # An array has its elements' type, is compared by value, and is read by other tools; JSON or bytes are not.
         return bases[kind.base]() if kind.size is None else postgresql.ARRAY(bases[kind.base])
 
-    def _connect_args(self) -> dict[str, Any]:
-        given = self._url.query
-        defaults = {
-            "connect_timeout": CONNECT_S,
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
-        }
-        return {name: value for name, value in defaults.items() if name not in given}
+    def _connecting(self, **changed: Any) -> Callable[[], psycopg.Connection[Any]]:
+        """Return what opens a connection; libpq and psycopg understand more than SQLAlchemy's URLs can say."""
+        return functools.partial(psycopg.connect, **{**_DEFAULTS, **self._conninfo, **changed})
 
     def _make_engine(self) -> sa.Engine:
         engine = sa.create_engine(
-            self._url,
-            connect_args=self._connect_args(),
+            _DIALECT,
+            creator=self._connecting(),
             pool_pre_ping=True,
             use_native_hstore=False,  # asking for it costs more than all else of a connection
             pool_size=4,
@@ -233,20 +233,6 @@ def _settle(connection: Any, _record: Any) -> None:
     connection.commit()
 
 
-def _parsed(url: str) -> sa.URL:
-    try:
-        found = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError):
-        found = None
-    if found is None or found.get_backend_name() not in ("postgresql", "postgres"):
-        # The text is not shown: there may be a password in it.
-        raise GraphError("no URL of PostgreSQL: write it like 'postgresql://user:password@host:5432/database'")
-    password = found.query.get("password")
-    if isinstance(password, str):  # as a parameter, it would be shown
-        found = found.difference_update_query(["password"]).set(password=password)
-    return found.set(drivername="postgresql+psycopg")
-
-
 def _code(error: BaseException | None) -> str:
     return getattr(error, "sqlstate", None) or ""
 
@@ -277,7 +263,7 @@ class PostgresLists:
         return _unnested(name, *columns)
 
     def near(
-        self, name: str, table: sa.Table, columns: list[Any], conditions: list[ColumnElement[bool]]
+        self, name: str, table: sa.Table, key: str, columns: list[Any], conditions: list[ColumnElement[bool]]
     ) -> sa.Select[Any]:
         """Return a select of the rows whose keys are in some ranges.
 
@@ -285,7 +271,7 @@ class PostgresLists:
         has it go from each range to its rows.
         """
         ranges = _unnested(name, "low", "high")
-        is_near = table.c.key.between(ranges.c.low, ranges.c.high)
+        is_near = table.c[key].between(ranges.c.low, ranges.c.high)
         wanted = [column for column in columns if isinstance(column, sa.Column)]
         rows = sa.select(*(wanted or [table.c.id])).where(is_near, *conditions).offset(0).lateral(f"{name}_rows")
         shown = [rows.c[column.name] if isinstance(column, sa.Column) else column for column in columns]

@@ -131,10 +131,13 @@ def _stored(kind: Kind) -> np.dtype[Any]:
     return kind.dtype.newbyteorder("<")
 
 
-def in_order(columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.intp]:
-    """Return the order in which rows are best stored: near in space is near on disk, and edges lie by their ends."""
+def in_order(columns: Mapping[str, npt.NDArray[Any]], key: str) -> npt.NDArray[np.intp]:
+    """Return the order in which rows are best stored: near in space is near on disk, and edges lie by their ends.
+
+    ``key`` is the column that tells where nodes are.
+    """
     if "u" not in columns:
-        return np.argsort(columns["key" if "key" in columns else "id"])
+        return np.argsort(columns[key if key in columns else "id"])
     u, v = columns["u"], columns["v"]
     if ((u[1:] > u[:-1]) | ((u[1:] == u[:-1]) & (v[1:] > v[:-1]))).all():
         return np.arange(len(u))

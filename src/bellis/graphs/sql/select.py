@@ -37,9 +37,9 @@ class Lists(Protocol):
         ...
 
     def near(
-        self, name: str, table: sa.Table, columns: list[Any], conditions: list[ColumnElement[bool]]
+        self, name: str, table: sa.Table, key: str, columns: list[Any], conditions: list[ColumnElement[bool]]
     ) -> sa.Select[Any]:
-        """Return a select of the rows whose keys are in the ranges bound to ``name``, in that order of work."""
+        """Return a select of the rows with a ``key`` in the ranges bound to ``name``, in that order of work."""
         ...
 
     def bind_ids(self, name: str, ids: Ids) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Selects:
             box = bounds(query.roi, self.layout.axes)
             first, last = [low for low, _ in box or ()], [high for _, high in box or ()]
             if query.ids is None:
-                parts = ranges(first, last) if box else []
+                parts = ranges(first, last, self.layout.origin) if box else []
                 found |= self.lists.bind_pairs("ranges", list(zip(*parts, strict=True)) or [[], []])
             for axis, (low, high) in enumerate(box or [(1, 0)] * len(self.layout.axes)):
                 found |= {f"low_{axis}": low, f"high_{axis}": high}
@@ -154,7 +154,7 @@ class Selects:
         if query.ids is not None:
             conditions.append(table.c.id.in_(self.lists.ids("ids")))
         elif query.roi is not None:
-            return self.lists.near("ranges", table, columns, conditions)
+            return self.lists.near("ranges", table, self.layout.key, columns, conditions)
         return sa.select(*columns).select_from(table).where(*conditions)
 
     def _inside(self) -> list[ColumnElement[bool]]:

@@ -8,7 +8,7 @@ import sqlite3
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ from bellis.errors import GraphError, GraphMissingError, GraphServerError
 from bellis.graphs.attributes import Kind
 from bellis.graphs.sql.layout import index_of, object_name
 from bellis.graphs.sql.rows import in_order, sqlite_values
+from bellis.graphs.sql.sqlite_file import connect, has_changed, has_log, log_of
 from bellis.graphs.sql.store import SqlBackend
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class SQLiteBackend(SqlBackend):
     one moment and never wait, writers take turns, and what was written is on disk (``synchronous=FULL``). WAL needs
     memory that all processes share, and so does not work on network file systems (NFS, SMB, Lustre): take PostgreSQL
     where workers are on several machines.
+
+    Where the file or its folder may not be written, the graph can be read. While no other process has it open, SQLite
+    is told that nobody writes (``immutable=1``), and makes no file beside it; if somebody does write meanwhile, the
+    call is a `GraphServerError`, and the next one reads what was written.
 
     Parameters
     ----------
@@ -111,17 +116,16 @@ class SQLiteBackend(SqlBackend):
             "sqlite://", creator=self._connect, poolclass=sa.QueuePool, pool_size=4, max_overflow=-1
         )
         sa.event.listen(engine, "begin", _begin)
+        sa.event.listen(engine, "checkout", self._look_again)
         return engine
 
+    def _look_again(self, connection: Any, _record: Any, _fairy: Any) -> None:
+        """Have a connection opened anew that would not notice what others wrote since."""
+        if has_changed(connection, self.path):
+            raise sa.exc.DisconnectionError
+
     def _connect(self) -> sqlite3.Connection:
-        # rw: a file that is not there is not made by accident.
-        connection = sqlite3.connect(
-            f"file:{quote(str(self.path))}?mode=rw",
-            uri=True,
-            timeout=BUSY_S,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        connection = connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
@@ -164,8 +168,17 @@ class SQLiteBackend(SqlBackend):
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with self._errors(), self._engine().connect() as connection, connection.begin():
-            yield connection
+        with self._errors(), self._engine().connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if has_changed(driver, self.path):
+                    raise GraphServerError(
+                        f"{self.path} was written by another process while it was read here, where it may not be "
+                        "written: read again"
+                    )
 
     def _write(self, work: Callable[[sa.Connection], T]) -> T:
         with self._errors(), self._engine().connect() as connection:
@@ -174,7 +187,7 @@ class SQLiteBackend(SqlBackend):
                 return work(connection)
 
     def _make_tables(self, connection: sa.Connection, layout: Layout) -> None:
-        for table, names in ((layout.nodes, ("key", "id")), (layout.edges, ("u", "v"))):
+        for table, names in ((layout.nodes, (layout.key, "id")), (layout.edges, ("u", "v"))):
             table.append_constraint(sa.PrimaryKeyConstraint(*names))
             table.dialect_options["sqlite"]["with_rowid"] = False
             table.create(connection)
@@ -189,10 +202,12 @@ class SQLiteBackend(SqlBackend):
             return
         table, name = self.tables[1], object_name(self.tables[1], "v")
         with self._reading() as connection:
-            if any(index["name"] == name for index in sa.inspect(connection).get_indexes(table)):
+            driver: Any = connection.connection.driver_connection
+            indices = sa.inspect(connection).get_indexes(table)
+            if not driver.way.is_writable or any(index["name"] == name for index in indices):
                 return
         make = sa.schema.CreateIndex(index_of(table, "v"), if_not_exists=True)
-        with contextlib.suppress(GraphServerError):  # who may not write can still look at all edges
+        with contextlib.suppress(GraphServerError):  # if others write for long, one can still look at all edges
             self._write(lambda connection: connection.execute(make))
 
     def _failure(self, error: BaseException) -> Exception:
@@ -204,9 +219,18 @@ class SQLiteBackend(SqlBackend):
             )
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             return GraphError(f"{self.path} is no file of SQLite, or is damaged: {error}")
+        if code == sqlite3.SQLITE_READONLY:
+            return GraphServerError(
+                f"{self.path} can't be written: the file, or its folder, may only be read ({error})"
+            )
+        if code == sqlite3.SQLITE_CANTOPEN and has_log(self.path):
+            return GraphServerError(
+                f"{self.path} can't be read here: a process that ended early left a log, {log_of(self.path)}, and "
+                f"nothing may be written to take it in; open the graph once where it can be written ({error})"
+            )
         if code == sqlite3.SQLITE_FULL:
             return GraphServerError(f"no space is left for {self.path}, nothing was written: {error}")
-        if code == sqlite3.SQLITE_ERROR and "no such" in str(error):
+        if code == sqlite3.SQLITE_ERROR and ("no such" in str(error) or "has no column" in str(error)):
             return GraphMissingError(
                 f"the graph in {self.path} is not as it was when it was opened: it was removed or replaced by another "
                 f"process, open it again ({error})"
@@ -250,11 +274,11 @@ class SQLiteLists:
         return sa.select(*found).subquery()
 
     def near(
-        self, name: str, table: sa.Table, columns: list[Any], conditions: list[ColumnElement[bool]]
+        self, name: str, table: sa.Table, key: str, columns: list[Any], conditions: list[ColumnElement[bool]]
     ) -> sa.Select[Any]:
         """Return a select of the rows whose keys are in some ranges."""
         ranges = self.pairs(name, ("low", "high"))
-        is_near = table.c.key.between(ranges.c.low, ranges.c.high)
+        is_near = table.c[key].between(ranges.c.low, ranges.c.high)
         return sa.select(*columns).select_from(ranges.join(table, is_near)).where(*conditions)
 
     def bind_ids(self, name: str, ids: Ids) -> dict[str, Any]:
@@ -302,7 +326,7 @@ class SQLiteLoader:
     def store(self, table: sa.Table, columns: dict[str, npt.NDArray[Any]], *, is_new: bool) -> None:
         """Write rows."""
         columns = {column.name: columns[column.name] for column in table.columns if column.name in columns}
-        order = in_order(columns)
+        order = in_order(columns, self._layout.key)
         kinds = {slot.name: slot.kind for slots in self._slots(table).values() for slot in slots}
         driver: Any = self._connection.connection.driver_connection
         per_statement = max(_MAX_VALUES // len(columns), 1)

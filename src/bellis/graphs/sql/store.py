@@ -62,6 +62,10 @@ class SqlBackend(ABC):
         self._left: list[sa.Engine] = []
         self._is_watching = False
 
+    def __str__(self) -> str:
+        tables = "" if self.tables == ("nodes", "edges") else f", tables {' and '.join(self.tables)}"
+        return f"{self.place}{tables}"
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.place}, tables {' and '.join(self.tables)}>"
 

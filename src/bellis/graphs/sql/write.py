@@ -127,7 +127,7 @@ class Writer:
         for group in groups:
             columns = split(group.attrs, self._layout.node_slots)
             key = self._keys(group, columns)
-            found.append({**({} if key is None else {"key": key}), "id": group.id.view(np.int64), **columns})
+            found.append({**({} if key is None else {self._layout.key: key}), "id": group.id.view(np.int64), **columns})
         return found
 
     def _keys(self, group: Nodes, columns: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.int64] | None:
@@ -140,7 +140,7 @@ class Writer:
         if missing:
             places |= self._stored_axes(group, missing)
         gone = np.any([absent(places[name]) for name in axes], axis=0)
-        key = keys([np.where(gone, 0, np.ma.getdata(places[name])) for name in axes])
+        key = keys([np.where(gone, 0, np.ma.getdata(places[name])) for name in axes], self._layout.origin)
         return np.where(gone, np.int64(NOWHERE), key)
 
     def _stored_axes(self, group: Nodes, names: list[str]) -> dict[str, npt.NDArray[Any]]:

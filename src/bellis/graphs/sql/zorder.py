@@ -1,16 +1,18 @@
 """A number per position, such that what is near in space is mostly near in number: a database can find boxes by it.
 
-Each axis is cut into cells that keep the order of numbers and need no region and no scale: a float of few bits, with a
-sign, six bits of exponent and what is left for the mantissa. With three axes there are 21 bits each: cells are 1/16384
-of the distance from zero wide, down to a width of 2^-29. The bits of the axes take turns (G. M. Morton, IBM, 1966), and
-a box is a few ranges of such numbers (H. Tropf and H. Herzog, Angewandte Informatik 23 (1981) 71), which hold all of
-the box, and a little more.
+Each axis is cut into cells that keep the order of numbers and need no scale. They are one unit wide near an origin,
+since regions are of whole units; farther away they are as wide as a float of few bits can tell apart. With three axes
+there are 21 bits each: cells are one unit wide up to 32768 units from the origin, from there on at most 1/32768 of the
+distance, and beyond 2^46 there is but one. The bits of the axes take turns (G. M. Morton, IBM, 1966), and a box is a
+few ranges of such numbers (H. Tropf and H. Herzog, Angewandte Informatik 23 (1981) 71), which hold all of the box, and
+a little more.
 """
 
 from __future__ import annotations
 
 import functools
 import heapq
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -29,30 +31,31 @@ MAX_RANGES = 64
 MAX_AXES = 9
 """Further ones do not count, since cells would be too wide."""
 _KEY_BITS = 63
-_MANTISSA_BITS = 52
-_AXIS_BITS = 1 + 6 + _MANTISSA_BITS
-_SMALLEST = -15
-"""Below 2^-15, cells are as wide as they are there; from 2^48 on, there is but one cell."""
-_LARGEST = np.nextafter(2.0 ** (_SMALLEST + 63), 0)
+_FLOAT_BITS = 52
+_FLOAT_BIAS = 1023
+_EXPONENT_BITS = 5
+_AXIS_BITS = 1 + _EXPONENT_BITS + _FLOAT_BITS
 _CHUNK_BITS = 11
 """Spread at a time; a table of 16 kB stays in the processor's cache."""
 _SLACK = 4
 """A box is cut no further when a quarter of what its ranges hold is outside."""
 
 
-def keys(axes: Sequence[npt.NDArray[Any]]) -> Key:
+def keys(axes: Sequence[npt.NDArray[Any]], origin: Sequence[int] | None = None) -> Key:
     """Return the keys of positions, from 0 to 2^63 - 1.
 
     Parameters
     ----------
     axes
         One array per axis, shape (n,), int64 or finite float64; the first counts most.
+    origin
+        Where cells are smallest, int64; 0 if not given.
     """
     used = axes[:MAX_AXES]
     bits = _bits(len(used))
     found = np.zeros(len(axes[0]), np.uint64)
-    for axis, values in enumerate(used):
-        cells = _cells(values, bits)
+    for axis, (values, begin) in enumerate(zip(used, origin or [0] * len(axes), strict=False)):
+        cells = _cells(values, begin, bits)
         shift = len(used) - 1 - axis
         for low in range(0, bits, _CHUNK_BITS):
             chunk = (cells >> np.uint64(low)) & np.uint64((1 << _CHUNK_BITS) - 1)
@@ -60,13 +63,18 @@ def keys(axes: Sequence[npt.NDArray[Any]]) -> Key:
     return found.view(np.int64)
 
 
-def ranges(first: Sequence[float], last: Sequence[float], limit: int = MAX_RANGES) -> list[tuple[int, int]]:
+def ranges(
+    first: Sequence[float], last: Sequence[float], origin: Sequence[int] | None = None, *, limit: int = MAX_RANGES
+) -> list[tuple[int, int]]:
     """Return ranges of keys that hold those of all positions of a box, sorted and apart; both ends belong to them.
 
     Parameters
     ----------
     first, last
-        Smallest and largest position of the box along each axis, both in it; may be infinite.
+        Smallest and largest position of the box along each axis, both in it; int where positions are int64, else float,
+        which may be infinite.
+    origin
+        That of the keys.
     limit
         How many ranges there may be.
 
@@ -76,17 +84,14 @@ def ranges(first: Sequence[float], last: Sequence[float], limit: int = MAX_RANGE
     >>> any(begin <= key <= end for begin, end in ranges([0.0], [1.0]))
     True
     """
-    corners = np.array([first[:MAX_AXES], last[:MAX_AXES]], np.float64)
-    if (corners[0] > corners[1]).any():
+    corners = [np.array(pair) for pair in zip(first[:MAX_AXES], last[:MAX_AXES], strict=True)]
+    if any(low > high for low, high in corners):
         return []
-    dims = corners.shape[1]
-    low, high = (keys(list(corner.reshape(dims, 1)))[0] for corner in corners)
-    cells = _cells(corners.ravel(), _bits(dims)).reshape(2, dims)
-    sides = (cells[1] - cells[0]).tolist()
-    size = 1
-    for side in sides:
-        size *= side + 1
-    return _merged(_cut(int(low), int(high), size, [int(side) + 1 for side in sides], limit))
+    dims = len(corners)
+    low, high = keys(corners, origin).tolist()
+    cells = [_cells(pair, begin, _bits(dims)) for pair, begin in zip(corners, origin or [0] * dims, strict=False)]
+    sides = [int(end - begin) + 1 for begin, end in cells]
+    return _merged(_cut(low, high, math.prod(sides), sides, limit))
 
 
 def _cut(low: int, high: int, size: int, sides: list[int], limit: int) -> list[tuple[int, int]]:
@@ -138,16 +143,29 @@ def _bits(dims: int) -> int:
     return min(_KEY_BITS // dims, _AXIS_BITS)
 
 
-def _cells(values: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint64]:
+def _cells(values: npt.NDArray[Any], origin: int, bits: int) -> npt.NDArray[np.uint64]:
     """Return the cells of numbers, in the same order: 0 to 2^bits - 1."""
-    x = np.asarray(values, np.float64)  # of large integers too: rounding keeps their order
-    size = np.minimum(np.abs(x), _LARGEST)
-    found = size.view(np.uint64) - np.uint64((1023 + _SMALLEST - 1) << _MANTISSA_BITS)
-    is_small = size < 2.0**_SMALLEST
-    if is_small.any():
-        found[is_small] = (size[is_small] * 2.0 ** (_MANTISSA_BITS - _SMALLEST)).astype(np.uint64)
-    zero = np.uint64(1 << (_AXIS_BITS - 1))
-    return np.where(x < 0, zero - np.uint64(1) - found, zero + found) >> np.uint64(_AXIS_BITS - bits)
+    is_below, size = _distances(values, origin)
+    mantissa = bits - 1 - _EXPONENT_BITS
+    near = 2.0**mantissa
+    size = np.minimum(size, np.nextafter(near * 2.0 ** ((1 << _EXPONENT_BITS) - 1), 0))
+    # The bits of a float grow with it, and so do the leading ones; at the end of what is near, both numbers meet.
+    far = size.view(np.uint64) - np.uint64((_FLOAT_BIAS + mantissa - 1) << _FLOAT_BITS)
+    cells = np.minimum(size, near).astype(np.uint64)
+    found = np.where(size < near, cells, far >> np.uint64(_FLOAT_BITS - mantissa))
+    middle = np.uint64(1 << (bits - 1))
+    return np.where(is_below, middle - np.uint64(1) - found, middle + found)
+
+
+def _distances(values: npt.NDArray[Any], origin: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Return which numbers are below the origin, and how many whole units all are from where their side begins."""
+    if values.dtype.kind == "i":
+        is_below = values < origin
+        apart = values.astype(np.uint64) - np.uint64(origin % 2**64)  # exact, modulo 2^64
+        return is_below, np.where(is_below, ~apart, apart).astype(np.float64)
+    apart = np.floor(values - float(origin))
+    is_below = apart < 0
+    return is_below, np.where(is_below, -1 - apart, apart)
 
 
 @functools.cache
