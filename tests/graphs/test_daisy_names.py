@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -89,8 +90,9 @@ def test_a_script_for_daisy_opens_mongodb(asked: list[tuple[Any, ...]]) -> None:
     assert isinstance(store, SharedGraphProvider)
     assert (store.directed, store.total_roi, store.endpoint_names) == (True, ROI, ["from", "to"])
     assert store.position_attribute == ["y", "x"]
+    assert MongoDbGraphProvider("em", mode="r").position_attribute == ["y", "x"]  # nothing was said of it
     with pytest.raises(GraphMismatchError, match=r"position: stored .'y', 'x'., asked for 'position'"):
-        MongoDbGraphProvider("em", mode="r")
+        MongoDbGraphProvider("em", mode="r", position_attribute="position")
     assert MongoDbGraphProvider("em", mode="r+", position_attribute=["y", "x"]).mode == "r+"
 
 
@@ -116,6 +118,14 @@ def test_files_are_asked_for_by_their_chunks(asked: list[tuple[Any, ...]]) -> No
     assert asked == [("files", ("folder",), {"nodes": "nodes", "edges": "e", "chunk_size": Coordinate(5, 6)})]
 
 
+def test_the_position_has_its_usual_name_only_where_a_graph_is_made(asked: list[tuple[Any, ...]]) -> None:
+    assert MongoDbGraphProvider("em", mode="w").position_attribute == "position"
+    assert FileGraphProvider("folder", [5, 6], "w").position_attribute == "position"
+    FileGraphProvider("folder", [5, 6], "w", position_attribute=["y", "x"])
+    assert FileGraphProvider("folder", [5, 6], "r").position_attribute == ["y", "x"]
+    assert len(asked) == 4
+
+
 PARTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 
 
@@ -129,10 +139,36 @@ def test_whatever_is_in_a_name_or_password_stays_there(name: str, user: str, pas
 
 @pytest.mark.parametrize(
     ("host", "where"),
-    [("::1", "[::1]"), ("[::1]", "[::1]"), ("/var/run/postgresql", "%2Fvar%2Frun%2Fpostgresql"), ("db", "db")],
+    [("::1", "[::1]"), ("[::1]", "[::1]"), ("db", "db"), (None, ""), ("", "")],
 )
-def test_hosts_may_be_addresses_and_sockets(host: str, where: str) -> None:
+def test_hosts_may_be_addresses_and_none(host: str | None, where: str) -> None:
     assert postgresql_url("em", host) == f"postgresql://{where}/em"
+
+
+def test_hosts_may_be_folders_of_sockets() -> None:
+    assert postgresql_url("em", "/tmp/a b") == "postgresql:///em?host=%2Ftmp%2Fa%20b"  # libpq takes a + for a +
+    url = postgresql_url("em", "/tmp/pg", user="me", password="a@b", port=5433)
+    assert url == "postgresql://me:a%40b@/em?host=%2Ftmp%2Fpg&port=5433"
+    assert postgresql_url("em", None, user="me", port=5433) == "postgresql://me@/em?port=5433"
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_a_server_is_found_by_the_folder_of_its_socket(
+    postgres_shared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = urlsplit(postgres_shared)
+    folder = dict(parse_qsl(parts.query)).get("host")
+    if folder is None:
+        pytest.skip(f"the server at {parts.hostname} was given with a host, not with the folder of a socket")
+    name = hashlib.sha256(str(tmp_path).encode()).hexdigest()[:16]
+    tables = {"nodes_table": f"n_{name}", "edges_table": f"e_{name}"}
+    with PgSQLGraphDatabase("position", "postgres", folder, parts.username, mode="w", **tables) as store:
+        store.write_columns({"id": [1], "position": [[1.0]]})
+    monkeypatch.setenv("PGHOST", folder)
+    monkeypatch.setenv("PGUSER", str(parts.username))
+    with PgSQLGraphDatabase("position", "postgres", None, **tables) as store:
+        assert store.num_nodes() == 1
 
 
 def test_a_password_needs_a_user() -> None:

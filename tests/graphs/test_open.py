@@ -73,6 +73,57 @@ def test_a_password_is_not_in_the_message() -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("postgresql:/a:SECRET@h/x", r"'postgresql:/...' is no URL of a graph: did you mean 'postgresql://'\?"),
+        ("mongodb:/a:SECRET@h/x", r"'mongodb:/...' is no URL of a graph: did you mean 'mongodb://'\?"),
+        ("mongodb:a:SECRET@h/x", r"'mongodb:...' is no URL"),
+        ("postgresql//a:SECRET@h/x", r"'postgresql//...' is no URL of a graph: did you mean 'postgresql://'\?"),
+        ("postgresql:/a:SECRET@h/x.sqlite", r"'postgresql:/...' is no URL"),
+        ("mongo:/a:SECRET@h/x/", r"'mongo:/...' is no URL"),
+        ("postgresql:/a:SECRET@h/x?to=mongodb://h", r"'postgresql:/...' is no URL"),
+        ("a:SECRET@mongodb://h", r"'...@mongodb://h' does not tell how the graph is stored"),
+        ("user:SECRET@h/x", r"'user:...' does not tell how the graph is stored"),
+        ("the_user:SECRET@h/x", r"'...@h/x' does not tell how the graph is stored"),
+        ("memory:fragments", r"'memory:...' is no URL of a graph: did you mean 'memory://'\?"),
+    ],
+)
+def test_what_may_be_a_url_is_not_shown_in_full(place: str, message: str) -> None:
+    with pytest.raises(GraphError, match=message) as caught:
+        open_graph(place, "w")
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_place_that_can_not_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(GraphError, match=r"'a{300}/x.sqlite' can't be looked at: File name too long"):
+        open_graph("a" * 300 + "/x.sqlite")
+    with pytest.raises(GraphError, match="does not tell how the graph is stored"):
+        open_graph("a\0b")
+
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.is_file", refused)  # who runs tests may be root, who may look at everything
+    with pytest.raises(GraphError, match=r"can't be looked at: Permission denied"):
+        open_graph(tmp_path / "locked" / "x.sqlite")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["x.sqlite", "x.graph"])
+def test_only_the_last_folder_is_made(tmp_path: Path, name: str) -> None:
+    with pytest.raises(GraphError, match=f"no graph is made at .*, since there is no folder {tmp_path}/a: only the"):
+        open_graph(tmp_path / "a" / "b" / name, "w", chunk_size=None if name == "x.sqlite" else 10)
+    assert list(tmp_path.iterdir()) == []
+    with open_graph(tmp_path / "a" / name, "w", chunk_size=None if name == "x.sqlite" else 10) as store:
+        assert store.num_nodes() == 0
+
+
+def test_nodes_and_edges_of_files_have_two_names(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="nodes and edges are both called 'a': they need two names"):
+        open_graph(tmp_path / "x.graph", "w", nodes="a", edges="a", chunk_size=10)
+
+
 def test_a_graph_is_made_and_opened_by_its_name(tmp_path: Path) -> None:
     place = f"memory://{tmp_path}"
     with pytest.raises(GraphMissingError, match="mode='w' makes one"):

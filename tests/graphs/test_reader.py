@@ -99,3 +99,52 @@ def test_a_graph_is_read_with_its_positions_whatever_is_asked_for() -> None:
     assert store.read_graph(node_attrs=[]).nodes[1] == {"position": [0, 0]}
     assert store.read_nodes(read_attrs=["size", "size"])[0] == {"id": 1, "size": 10, "position": [0, 0]}
     assert list(store.read_columns(node_attrs=["size"])[0].attrs) == ["size"]
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, None])
+def test_blocks_need_a_thread(workers: Any) -> None:
+    with pytest.raises(GraphError, match=r"num_workers is .*: it is the number of threads, at least 1"):
+        small().read_blockwise(ROI, (5, 5), workers)
+
+
+def test_blocks_need_a_region() -> None:
+    with pytest.raises(GraphError, match="roi is None: give a region with an end in every axis"):
+        small().read_blockwise(None, (5, 5))  # type: ignore[arg-type]
+
+
+class Foreign:
+    """A region as funlib has it."""
+
+    def __init__(self, offset: Any, shape: Any) -> None:
+        self.offset, self.shape = offset, shape
+
+
+def test_what_has_an_offset_and_a_shape_is_a_region() -> None:
+    store: Any = GraphStore(small().backend, "w", total_roi=Foreign((0, 0), (30, 10)))  # type: ignore[arg-type]
+    assert store.total_roi == Roi((0, 0), (30, 10))
+    store = small()
+    here = Foreign((0, 0), [10, 10])
+    for graph in (store[here], store.get_graph(here)):
+        assert (list(graph.nodes), graph.roi) == ([1, 2, 3], ROI)
+        assert list(graph.get_nodes_in_roi()) == [1, 2]
+    assert (store.num_nodes(here), store.num_edges(here), store.has_edges(here)) == (2, 2, True)
+    assert [node["id"] for node in store.read_nodes(Foreign((None, 5), (None, None)))] == [2]
+    assert [edge["u"] for edge in store.read_edges(here)] == [1, 2]
+    assert len(store.read_blockwise(here, (5, 5))[0]["id"]) == 2
+    store.write_nodes([{"id": 1, "size": 1}, {"id": 3, "size": 1}], here, delete=True)
+    assert [(node["id"], node["size"]) for node in store.read_nodes()] == [(1, 1), (3, 30)]
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        (Foreign((0,), (1, 2)), "can't be taken as a Roi: ranks differ"),
+        (Foreign(3, None), "can't be taken as a Roi"),
+        (np.zeros(3), r"a region is a Roi, but array.* is a numpy.ndarray"),
+        (((0, 0), (10, 10)), r"a region is a Roi, but .* is a tuple"),
+    ],
+)
+def test_other_regions_are_refused_with_where_they_come_from(region: Any, message: str) -> None:
+    for read in (small().read_graph, small().num_nodes):
+        with pytest.raises(GraphError, match=message):
+            read(region)

@@ -268,8 +268,42 @@ def test_a_position_that_is_not_among_the_attributes_still_tells_the_place() -> 
         {"id": 1, "position": [0, 0], "size": 10},
         {"id": 2, "position": [5, 5], "size": 20},
         {"id": 3, "position": [20, 0], "size": 30},
-        {"id": 9, "size": 9},
+        {"id": 9, "position": [3, 3], "size": 9},
     ]
+
+
+def test_positions_that_were_not_asked_for_join_only_with_nodes_that_are_new() -> None:
+    store = made()
+    store.write_nodes([{"id": 1}])
+    store.write_nodes([{"id": 1, "position": (1, 2), "size": 1}], attributes=["size"])
+    assert store.node_attrs == {"size": Kind("int")}
+    store.update_nodes([{"id": 1, "position": (1, 2), "size": 2}], attributes=["size"])
+    assert store.read_nodes() == [{"id": 1, "size": 2}]
+    store.write_nodes([{"id": 1, "position": (1,)}, {"id": 2, "position": (3,)}], attributes=["size"])
+    assert store.node_attrs["position"] == Kind("int", 1)
+    assert store.read_nodes() == [{"id": 1, "size": 2}, {"id": 2, "position": [3]}]
+
+
+def test_places_of_edges_have_the_rank_of_the_region() -> None:
+    store = made()
+    with pytest.raises(GraphError, match="has 2 dimensions, but positions in this graph have 3"):
+        store.write_edges([{"id": 1, "position": (1, 2, 3)}], [{"u": 1, "v": 2}], ROI)
+
+
+def test_a_float_for_what_began_as_an_integer_is_refused_with_the_cure() -> None:
+    store = made()
+    store.write_graph(nx.Graph([(1, 2, {"score": 1})]))
+    store.write_nodes([{"id": 1, "position": (1, 2, 3), "size": 1}])
+    for write, cure in (
+        (lambda: store.write_columns({"id": [2], "size": [0.5]}), "node_attrs={'size': float}"),
+        (lambda: store.write_nodes([{"id": 2, "position": (1.5, 2.0, 3.0)}]), "node_attrs={'position': Vec(float, 3)}"),
+        (lambda: store.write_edges(None, [{"u": 1, "v": 2, "score": 0.5}]), "edge_attrs={'score': float}"),
+    ):
+        with pytest.raises(GraphMismatchError) as refused:
+            write()
+        assert f"declare {cure} when the graph is made" in str(refused.value)
+    with pytest.raises(GraphMismatchError, match="convert the values, or give them another name"):
+        store.write_nodes([{"id": 1, "size": "a"}])
 
 
 def test_of_a_split_position_one_axis_may_be_given() -> None:
@@ -348,6 +382,46 @@ def test_a_directed_graph_in_an_undirected_store_has_each_edge_once() -> None:
     assert store.read_edges() == [{"u": 1, "v": 2}]
     with pytest.raises(GraphError, match=r"1 edges are given twice: \(1, 2\); in an undirected graph"):
         store.write_graph(nx.DiGraph([(2, 1), (1, 2)]))
+
+
+def test_an_undirected_graph_has_to_be_made_directed_for_a_directed_store() -> None:
+    store, graph = made(directed=True), nx.Graph([(2, 1, {"score": 0.5})])
+    for write in (
+        lambda: store.write_graph(graph),
+        lambda: store.bulk_write_graph(graph),
+        lambda: store.write_edges(None, graph.edges),
+        lambda: store.write_edges(None, graph.edges(data=True)),
+    ):
+        with pytest.raises(GraphError, match=r"make them directed, graph.to_directed\(\) in both directions"):
+            write()
+    store.write_graph(graph, write_edges=False)
+    assert (store.num_nodes(), store.num_edges()) == (2, 0)
+    store.write_graph(graph.to_directed())
+    store.write_edges(None, nx.DiGraph([(3, 1)]).edges.data())
+    assert [(edge["u"], edge["v"]) for edge in store.read_edges()] == [(1, 2), (2, 1), (3, 1)]
+
+
+@pytest.mark.parametrize("graph", [None, {1: {}}, [(1, 2)], nx.Graph, "graph"])
+def test_what_is_no_graph_is_refused(graph: Any) -> None:
+    store = small()
+    for write in (store.write_graph, store.bulk_write_graph, store.write_attrs):
+        with pytest.raises(GraphError, match=r"graph is \w+: give a graph of networkx; write_nodes and write_edges"):
+            write(graph)
+    assert store.num_nodes() == 3
+
+
+def test_what_are_no_nodes_and_edges_is_refused() -> None:
+    store = small()
+    for write, message in (
+        (lambda: store.write_nodes(None, delete=True), "nodes are NoneType: give nodes of a networkx graph, or a list"),
+        (lambda: store.write_nodes(5), "nodes are int"),
+        (lambda: store.bulk_write_nodes(None), "nodes are NoneType"),
+        (lambda: store.write_edges(None, None, delete=True), "edges are NoneType: give edges .* read_edges returns"),
+        (lambda: store.write_edges(5, []), "nodes are int"),
+    ):
+        with pytest.raises(GraphError, match=message):
+            write()
+    assert (store.num_nodes(), store.num_edges()) == (3, 2)
 
 
 def test_a_store_can_be_pickled_copied_and_closed() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from bellis.errors import GraphError
 from bellis.geometry import Coordinate
@@ -66,7 +66,8 @@ class PgSQLGraphDatabase(GraphStore):
     db_name
         Name of the database.
     db_host, db_port
-        Where the server listens: a host, or the folder of its socket.
+        Where the server listens: a host, or the folder of its socket. As PostgreSQL's environment variables say, or
+        else the socket or host that its library takes, if None.
     db_user, db_password
         Who is there; as PostgreSQL's environment variables and password file say if not given.
     nodes_table, edges_table
@@ -77,7 +78,7 @@ class PgSQLGraphDatabase(GraphStore):
         self,
         position_attribute: str | Sequence[str] | None,
         db_name: str,
-        db_host: str = "localhost",
+        db_host: str | None = "localhost",
         db_user: str | None = None,
         db_password: str | None = None,
         db_port: int | None = None,
@@ -130,7 +131,7 @@ class MongoDbGraphProvider(GraphStore):
         edges_collection: str = "edges",
         endpoint_names: Sequence[str] | None = None,
         meta_collection: str = "meta",
-        position_attribute: str | Sequence[str] = "position",
+        position_attribute: str | Sequence[str] | None = None,
         *,
         node_attrs: Mapping[str, AttributeType] | None = None,
         edge_attrs: Mapping[str, AttributeType] | None = None,
@@ -172,7 +173,7 @@ class FileGraphProvider(GraphStore):
         total_roi: Roi | None = None,
         nodes_collection: str = "nodes",
         edges_collection: str = "edges",
-        position_attribute: str | Sequence[str] = "position",
+        position_attribute: str | Sequence[str] | None = None,
         *,
         endpoint_names: Sequence[str] | None = None,
         node_attrs: Mapping[str, AttributeType] | None = None,
@@ -194,7 +195,7 @@ class FileGraphProvider(GraphStore):
 
 
 def postgresql_url(
-    name: str, host: str, *, user: str | None = None, password: str | None = None, port: int | None = None
+    name: str, host: str | None = None, *, user: str | None = None, password: str | None = None, port: int | None = None
 ) -> str:
     """Return the URL of a database, with all that is not a letter or digit quoted.
 
@@ -207,6 +208,8 @@ def postgresql_url(
     --------
     >>> postgresql_url("em", "db.lab", user="me@lab", password="a/b:c", port=5433)
     'postgresql://me%40lab:a%2Fb%3Ac@db.lab:5433/em'
+    >>> postgresql_url("em", "/var/run/postgresql")
+    'postgresql:///em?host=%2Fvar%2Frun%2Fpostgresql'
     """
     if password is not None and user is None:
         raise GraphError(f"a password is given for database {name!r}, but no user: pass db_user too")
@@ -214,9 +217,14 @@ def postgresql_url(
     if password is not None:
         who += ":" + quote(password, safe="")
     at = "@" if who else ""
+    database = quote(name, safe="")
+    if not host or host.startswith(("/", "@")):  # a folder, or a socket without one: no host that a URL can have
+        options = {"host": host} if host else {}
+        options |= {} if port is None else {"port": str(port)}
+        return f"postgresql://{who}{at}/{database}{'?' if options else ''}{urlencode(options, quote_via=quote)}"
     is_v6 = ":" in host and not host.startswith("[")
     where = f"[{host}]" if is_v6 else host if host.startswith("[") else quote(host, safe="")
-    return f"postgresql://{who}{at}{where}{'' if port is None else f':{port}'}/{quote(name, safe='')}"
+    return f"postgresql://{who}{at}{where}{'' if port is None else f':{port}'}/{database}"
 
 
 def mongodb_url(host: str | None) -> str:

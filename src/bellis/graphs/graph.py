@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from bellis.errors import GraphError
-from bellis.graphs.places import is_place_inside
+from bellis.graphs.places import is_place_inside, region
 
 try:
     import networkx as nx
@@ -44,7 +44,7 @@ class Graph(nx.Graph):  # type: ignore[misc]  # networkx has no types
         roi: Roi | None = None,
         **attributes: Any,
     ) -> None:
-        self.store, self.roi = store, roi
+        self.store, self.roi = store, region(roi)
         super().__init__(incoming_graph_data, **attributes)
 
     def write_nodes(

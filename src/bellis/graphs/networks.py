@@ -29,6 +29,22 @@ Datas: TypeAlias = "list[Mapping[str, Any]]"
 Rows: TypeAlias = "npt.NDArray[np.intp]"
 
 
+def parts_of(graph: Any) -> tuple[Any, Any]:
+    """Return the nodes and the edges of a networkx graph.
+
+    Raises
+    ------
+    GraphError
+        If it is none.
+    """
+    if isinstance(graph, type) or not all(hasattr(graph, name) for name in ("nodes", "edges", "is_directed")):
+        raise GraphError(
+            f"graph is {type(graph).__name__}: give a graph of networkx; write_nodes and write_edges take lists of "
+            "dicts, and write_columns takes arrays"
+        )
+    return graph.nodes, graph.edges
+
+
 def nodes_of(
     given: Any, metadata: Metadata, wanted: Collection[str] | None
 ) -> tuple[list[tuple[frozenset[str], Nodes]], dict[str, Kind]]:
@@ -70,8 +86,9 @@ def edges_of(
     Raises
     ------
     GraphError
-        If ids or values are none, or pairs come twice.
+        If ids or values are none, pairs come twice, or the edges have no direction and the store's have one.
     """
+    _check_direction(given, metadata)
     u, v, datas, skip = _edge_rows(given, metadata.endpoints)
     u, v = ordered_ends(u, v, is_directed=metadata.directed)
     groups, kinds = _groups(datas, "edge", metadata.edge_attrs, wanted, skip)
@@ -108,6 +125,16 @@ def _edge_rows(given: Any, endpoints: tuple[str, str]) -> tuple[Ids, Ids, Datas,
     ends = (_keys(rows, key, "edge") for key in keys)
     u, v = (ids_of(end, f"end {name!r} of an edge") for end, name in zip(ends, endpoints, strict=True))
     return u, v, datas, endpoints if datas is rows else ()
+
+
+def _check_direction(given: Any, metadata: Metadata) -> None:
+    """Refuse edges of an undirected networkx graph for a directed store: which end is u is chance there."""
+    graph: Any = getattr(getattr(given, "_viewer", given), "_graph", None)  # of a view with, and of one without data
+    if metadata.directed and hasattr(graph, "is_directed") and not graph.is_directed() and len(given):
+        raise GraphError(
+            "the edges of an undirected graph can't be written into a directed one, since they do not say where they "
+            "begin: make them directed, graph.to_directed() in both directions"
+        )
 
 
 def _edges_of_graph(graph: Any) -> tuple[Ids, Ids, Datas]:

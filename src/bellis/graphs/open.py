@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ SUFFIXES = {**dict.fromkeys((".sqlite", ".sqlite3", ".db"), "sqlite"), ".graph":
 """Backends by how a path ends."""
 CATALOGUE = "catalogue.sqlite"
 """What tells that a folder is a graph in files."""
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_BEGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)(?::/*|//)")
+"""What begins like a URL, and may be one with a slash or the colon forgotten; a letter of a drive is none."""
 _MAGIC = b"SQLite format 3\0"
 _CHOICES = (
     "'fragments.sqlite' (or .sqlite3, .db), 'fragments.graph/' (a folder of files), 'postgresql://user@host/database', "
@@ -102,9 +106,9 @@ def backend_at(
         If ``place`` tells none, or the library for it is not installed.
     """
     text = os.fspath(place)
-    scheme, separator, rest = text.partition("://")
-    if separator:
-        text = f"{scheme.lower()}://{rest}"
+    url = _URL.match(text)
+    if url:
+        text = url[0].lower() + text[url.end() :]
     kind = load_backend(name_of(text))
     backend: Backend = kind.at(text, nodes=nodes, edges=edges, chunk_size=chunk_size)
     return backend
@@ -118,24 +122,36 @@ def name_of(place: str) -> str:
     GraphError
         If it tells none.
     """
-    scheme, separator, _ = place.partition("://")
-    if separator:
-        if scheme not in SCHEMES:
-            near = difflib.get_close_matches(scheme, SCHEMES, n=1)
-            hint = f"did you mean '{near[0]}://'? " if near else ""
-            raise GraphError(
-                f"'{scheme}://...' is no URL of a graph: {hint}it can be {_CHOICES}"
-            )  # may have a password
-        return SCHEMES[scheme]
+    url = _URL.match(place)
+    if url and url[1] in SCHEMES:
+        return SCHEMES[url[1]]
+    begin = _BEGIN.match(place)
+    near = difflib.get_close_matches(begin[1].lower(), SCHEMES, n=1) if begin else []
+    if url or (near and ("@" in place or place.lower().startswith(f"{near[0]}:"))):
+        hint = f"did you mean '{near[0]}://'? " if near else ""
+        raise GraphError(f"{_shown(place)} is no URL of a graph: {hint}it can be {_CHOICES}")
     path = Path(place)
-    if (path / CATALOGUE).is_file() or place.endswith(("/", os.sep)):
+    try:
+        is_graph = (path / CATALOGUE).is_file()
+    except OSError as error:
+        raise GraphError(f"{_shown(place)} can't be looked at: {error.strerror}") from error
+    if is_graph or place.endswith(("/", os.sep)):
         return "files"
     if is_sqlite(path):
         return "sqlite"
     found = SUFFIXES.get(path.suffix.lower())
     if found is None:
-        raise GraphError(f"{place!r} does not tell how the graph is stored: it can be {_CHOICES}")
+        raise GraphError(f"{_shown(place)} does not tell how the graph is stored: it can be {_CHOICES}")
     return found
+
+
+def _shown(place: str) -> str:
+    """Return a place for a message: no more than how it begins, or ends, if there may be a password in it."""
+    begin = _BEGIN.match(place)
+    if begin:
+        return f"'{begin[0]}...'"
+    _, at, end = place.rpartition("@")
+    return repr(f"...@{end}" if at else place)
 
 
 def is_sqlite(path: Path) -> bool:
@@ -143,7 +159,7 @@ def is_sqlite(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
-    except OSError:
+    except (OSError, ValueError):  # of which a NUL in the path is one
         return False
 
 

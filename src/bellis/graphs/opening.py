@@ -11,6 +11,7 @@ from bellis.graphs.metadata import Metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from bellis.graphs.backend import Backend
 
@@ -36,7 +37,7 @@ def made(backend: Backend, asked: Mapping[str, Any]) -> Metadata:
     Raises
     ------
     GraphError
-        If attributes are declared, but not those of positions.
+        If attributes are declared, but not those of positions; or if more than the last folder is missing.
     """
     given = {name: value for name, value in asked.items() if value is not None}
     is_open = not {"node_attrs", "edge_attrs"} & set(given)
@@ -48,11 +49,33 @@ def made(backend: Backend, asked: Mapping[str, Any]) -> Metadata:
             f"{', '.join(map(repr, metadata.node_attrs)) or 'none'}: add it, like {{{missing[0]!r}: "
             f"{'float' if metadata.is_split else 'Vec(float, 3)'}}}"
         )
+    check_folder(getattr(backend, "path", None) or getattr(backend, "folder", None))  # of those that have a path
     old = backend.load()
     if old is not None:
         nodes, edges = backend.count(Query(), old)
         _LOG.warning("mode 'w' replaces the graph in %s, which had %d nodes and %d edges", backend, nodes, edges)
     return backend.save(metadata, replace=True)
+
+
+def check_folder(path: Path | None) -> None:
+    """Refuse to make a graph where more than the last folder is missing: that is a mistake in the path.
+
+    Raises
+    ------
+    GraphError
+        With the first folder that is not there.
+    """
+    if path is None:
+        return
+    try:
+        missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    except OSError as error:
+        raise GraphError(f"{path} can't be looked at: {error.strerror}") from error
+    if len(missing) > 1:
+        raise GraphError(
+            f"no graph is made at {path}, since there is no folder {missing[-1]}: only the last folder is made, so "
+            "make the others, or correct the path"
+        )
 
 
 def found(backend: Backend, mode: str, asked: Mapping[str, Any]) -> Metadata:

@@ -279,10 +279,14 @@ def settled(name: str, what: str, given: Kind, known: Kind | None) -> Kind:
     """
     if known is None or given == known or (given.base == "int" and known == Kind("float", given.size)):
         return given if known is None else known
-    raise GraphMismatchError(
-        f"{what} attribute {name!r} is {known} in this graph, but {given} is given: convert the values, or give them "
-        "another name"
-    )
+    message = f"{what} attribute {name!r} is {known} in this graph, but {given} is given: convert the values, or "
+    if known == Kind("int", given.size) and given.base == "float":
+        shown = "float" if given.size is None else f"Vec(float, {given.size})"
+        raise GraphMismatchError(
+            f"{message}declare {what}_attrs={{{name!r}: {shown}}} when the graph is made; an attribute that is not "
+            "declared has the type of its first value"
+        )
+    raise GraphMismatchError(f"{message}give them another name")
 
 
 def filter_of(given: Mapping[str, Any], kinds: Mapping[str, Kind], what: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bellis.errors import GraphError
+from bellis.errors import GeometryError, GraphError
 from bellis.geometry import Roi
 from bellis.graphs.columns import absent
 
@@ -19,6 +19,25 @@ if TYPE_CHECKING:
     from bellis.graphs.metadata import Metadata
 
 
+def region(roi: Any) -> Roi | None:
+    """Return a region as ours: funlib's, or what else has an offset and a shape in world units, is one too.
+
+    Raises
+    ------
+    GraphError
+        If it is none.
+    """
+    if roi is None or isinstance(roi, Roi):
+        return roi
+    if not (hasattr(roi, "offset") and hasattr(roi, "shape")) or hasattr(roi, "dtype"):  # an array's shape is in voxels
+        name = f"{type(roi).__module__}.{type(roi).__qualname__}".removeprefix("builtins.")
+        raise GraphError(f"a region is a Roi, but {roi!r} is a {name}")
+    try:
+        return Roi(tuple(roi.offset), tuple(roi.shape))
+    except (TypeError, GeometryError) as error:
+        raise GraphError(f"{roi!r} can't be taken as a Roi: {error}") from error
+
+
 def check_rank(roi: Roi | None, dims: int | None) -> None:
     """Refuse a region of another rank than the positions.
 
@@ -27,8 +46,6 @@ def check_rank(roi: Roi | None, dims: int | None) -> None:
     GraphError
         With both ranks.
     """
-    if roi is not None and not isinstance(roi, Roi):
-        raise GraphError(f"a region is a Roi, but {roi!r} is a {type(roi).__name__}")
     if roi is not None and dims is not None and roi.dims != dims:
         raise GraphError(f"roi {roi} has {roi.dims} dimensions, but positions in this graph have {dims}")
 

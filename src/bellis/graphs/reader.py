@@ -16,7 +16,7 @@ from bellis.graphs.columns import Edges, Nodes
 from bellis.graphs.networks import fill, records
 from bellis.graphs.opening import found, made, pair_of
 from bellis.graphs.parse import filter_of
-from bellis.graphs.places import check_rank
+from bellis.graphs.places import check_rank, region
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -49,11 +49,10 @@ class GraphReader:
     ) -> None:
         if mode not in ("r", "r+", "w"):
             raise GraphError(f"mode {mode!r} is none of 'r' (read), 'r+' (read and write) and 'w' (make or replace)")
-        check_rank(total_roi, None)
         self.backend, self.mode = backend, mode
         asked = {
             "directed": directed,
-            "total_roi": total_roi,
+            "total_roi": region(total_roi),
             "position": position_attribute if isinstance(position_attribute, str | None) else tuple(position_attribute),
             "endpoints": None if endpoint_names is None else pair_of(endpoint_names),
             "node_attrs": None if node_attrs is None else kinds_of(node_attrs),
@@ -141,7 +140,8 @@ class GraphReader:
         Parameters
         ----------
         roi
-            Half-open region of nodes, and of the u of edges. None is everything, nodes without a position too.
+            Half-open region of nodes, and of the u of edges; one of funlib is taken too. None is everything, nodes
+            without a position too.
         read_edges
             Whether edges are read.
         node_attrs, edge_attrs
@@ -276,12 +276,16 @@ class GraphReader:
         Raises
         ------
         GraphError
-            If the region is unbounded.
+            If the region is unbounded, or there are no threads to read it.
         """
-        metadata = self._current()
-        check_rank(roi, metadata.dims)
+        if not isinstance(num_workers, int) or num_workers < 1:
+            raise GraphError(f"num_workers is {num_workers!r}: it is the number of threads, at least 1")
+        metadata, bounded = self._current(), region(roi)
+        if bounded is None:
+            raise GraphError("roi is None: give a region with an end in every axis, or use read_columns")
+        check_rank(bounded, metadata.dims)
         whole = Query(node_attrs=tuple(metadata.node_attrs), edge_attrs=tuple(metadata.edge_attrs))
-        queries = [replace(whole, roi=block) for block in blocks_of(roi, block_size)]
+        queries = [replace(whole, roi=block) for block in blocks_of(bounded, block_size)]
         with ThreadPoolExecutor(num_workers, thread_name_prefix="bellis-graph") as pool:
             parts = list(pool.map(lambda query: self.backend.read(query, metadata), queries))
         nothing = Nodes.empty(metadata.node_attrs), Edges.empty(metadata.edge_attrs)
@@ -311,7 +315,7 @@ class GraphReader:
         return self.num_nodes() - self.num_nodes(Roi((None,) * dims, (None,) * dims))
 
     def _count(self, roi: Roi | None, *, nodes: bool = True, edges: bool = True) -> tuple[int, int]:
-        metadata = self._current()
+        metadata, roi = self._current(), region(roi)
         check_rank(roi, metadata.dims)
         return self.backend.count(Query(roi=roi, nodes=nodes, edges=edges), metadata)
 
@@ -330,7 +334,7 @@ class GraphReader:
         edges_filter: Mapping[str, Any] | None = None,
         both_ends: bool = False,
     ) -> tuple[Nodes, Edges]:
-        metadata = self._current()
+        metadata, roi = self._current(), region(roi)
         check_rank(roi, metadata.dims)
         node_names = known(node_attrs, metadata.node_attrs, metadata, "node")
         edge_names = known(edge_attrs, metadata.edge_attrs, metadata, "edge")

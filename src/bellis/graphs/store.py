@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bellis.errors import GraphError, GraphMismatchError, GraphReadOnlyError
 from bellis.graphs.backend import Deletion
 from bellis.graphs.draft import Draft, draft_of_graph, draft_of_tables
-from bellis.graphs.places import check_rank
+from bellis.graphs.networks import parts_of
+from bellis.graphs.places import check_rank, region
 from bellis.graphs.reader import GraphReader
 
 if TYPE_CHECKING:
@@ -78,21 +80,21 @@ class GraphStore(GraphReader):
         Parameters
         ----------
         graph
-            The graph. Nodes without attributes are written if they are not there, and never remove anything.
+            The graph. Nodes without attributes are written if they are not there, and change nothing if they are.
         roi
             Only nodes that are in this region, and edges whose u is. A node is where the graph says; else, where it is
             in the store.
         write_nodes, write_edges
             Whether nodes are written, and whether edges are.
         node_attrs, edge_attrs
-            Only these attributes.
+            Only these attributes; and the positions of nodes that are not in the store yet.
         fail_if_exists
             Whether it is an error if a node or edge is in the store already.
         fail_if_not_exists
-            Whether it is an error if one is not. Nodes that have none of the attributes are left out then.
+            Whether it is an error if one is not. Where ``node_attrs`` are named, nodes that have none are left out.
         delete
-            Whether to remove what is in the region (None: everywhere) and is not written: nodes with the edges of
-            which they are u, and edges.
+            Whether to remove what is in the region (None: everywhere) and is not in the graph: nodes with the edges of
+            which they are u, and edges. What is in the graph stays, also if the graph says that it is elsewhere.
 
         Raises
         ------
@@ -103,7 +105,7 @@ class GraphStore(GraphReader):
         GraphReadOnlyError
             If the store was opened to be read.
         """
-        nodes, edges = graph.nodes, graph.edges
+        nodes, edges = parts_of(graph)
         self._write(
             lambda metadata: draft_of_graph(
                 metadata,
@@ -135,7 +137,7 @@ class GraphStore(GraphReader):
         nodes
             Nodes of a networkx graph, or dicts with ``"id"`` as `read_nodes` returns them.
         """
-        nodes = _kept(nodes)
+        nodes = _kept(nodes, "nodes")
         self._write(
             lambda metadata: draft_of_graph(metadata, nodes=nodes, node_attrs=attributes),
             roi,
@@ -163,7 +165,7 @@ class GraphStore(GraphReader):
         edges
             Edges of a networkx graph, or dicts with both ends as `read_edges` returns them.
         """
-        nodes, edges = _kept(nodes), _kept(edges)
+        nodes, edges = None if nodes is None else _kept(nodes, "nodes"), _kept(edges, "edges")
         self._write(
             lambda metadata: draft_of_graph(
                 metadata, edges=edges, places=nodes if roi is not None else None, edge_attrs=attributes
@@ -198,7 +200,7 @@ class GraphStore(GraphReader):
         edge_attrs: Names = None,
     ) -> None:
         """Write much of a graph at once; as `write_graph`, but indices may be made anew for it."""
-        nodes, edges = graph.nodes, graph.edges
+        nodes, edges = parts_of(graph)
         self._write(
             lambda metadata: draft_of_graph(
                 metadata,
@@ -214,12 +216,12 @@ class GraphStore(GraphReader):
 
     def bulk_write_nodes(self, nodes: Any, roi: Roi | None = None, attributes: Names = None) -> None:
         """Write many nodes at once; as `write_nodes`, but indices may be made anew for it."""
-        nodes = _kept(nodes)
+        nodes = _kept(nodes, "nodes")
         self._write(lambda metadata: draft_of_graph(metadata, nodes=nodes, node_attrs=attributes), roi, is_bulk=True)
 
     def bulk_write_edges(self, nodes: Any, edges: Any, roi: Roi | None = None, attributes: Names = None) -> None:
         """Write many edges at once; as `write_edges`, but indices may be made anew for it."""
-        nodes, edges = _kept(nodes), _kept(edges)
+        nodes, edges = None if nodes is None else _kept(nodes, "nodes"), _kept(edges, "edges")
         places = nodes if roi is not None else None
         self._write(
             lambda metadata: draft_of_graph(metadata, edges=edges, places=places, edge_attrs=attributes),
@@ -269,20 +271,27 @@ class GraphStore(GraphReader):
     ) -> None:
         if self.mode == "r":
             raise GraphReadOnlyError(f"{self.backend} was opened with mode='r': open it with mode='r+' to write")
-        draft, metadata = self._joined(parse, roi)
+        roi = region(roi)
+        deletion = None if deletion is None else replace(deletion, roi=roi)
+        draft, metadata = self._joined(parse, roi, policy, deletion)
         change = draft.change(policy, deletion, is_bulk=is_bulk)
         if change is not None:
             self.backend.write(change, metadata)
 
-    def _joined(self, parse: Callable[[Metadata], Draft], roi: Roi | None) -> tuple[Draft, Metadata]:
+    def _joined(
+        self, parse: Callable[[Metadata], Draft], roi: Roi | None, policy: Policy, deletion: Deletion | None
+    ) -> tuple[Draft, Metadata]:
         """Parse, cut to the region, and let new attributes join; return the metadata that have them."""
         while True:
             known = self._current()
-            draft = parse(known)
-            joined = known.extended(draft.node_kinds, draft.edge_kinds)
-            check_rank(roi, joined.dims)
+            given = draft = parse(known)
             if roi is not None:
+                check_rank(roi, known.extended({**draft.node_kinds, **draft.place_kinds}, {}).dims)
                 draft = draft.within(roi, known, self.backend)
+            draft = draft.settled(policy, known, self.backend)
+            if deletion is not None:
+                draft = draft.sparing(given, deletion, known, self.backend)
+            joined = known.extended(draft.node_kinds, draft.edge_kinds)
             if joined == known:
                 return draft, known
             try:
@@ -300,8 +309,19 @@ def _policy(*, is_insert: bool, is_update: bool) -> Policy:
     return "insert" if is_insert else "update" if is_update else "upsert"
 
 
-def _kept(given: Any) -> Any:
-    """Return what can be looked at twice."""
+def _kept(given: Any, what: str) -> Any:
+    """Return what can be looked at twice.
+
+    Raises
+    ------
+    GraphError
+        If it is nothing that could be looked at.
+    """
+    if not isinstance(given, Iterable):
+        raise GraphError(
+            f"{what} are {type(given).__name__}: give {what} of a networkx graph, or a list of dicts as read_{what} "
+            "returns them"
+        )
     return list(given) if isinstance(given, Iterator) else given
 
 

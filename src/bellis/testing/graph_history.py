@@ -108,15 +108,24 @@ class _History(RuleBasedStateMachine):
     def write_a_graph(self, data: st.DataObject, policy: str, *, deletes: bool, bulk: bool) -> None:
         """Write rows of which each has other attributes, bare ones among them."""
         attributes = st.fixed_dictionaries({}, optional={name: st.none() | _VALUES[name] for name in _NODE_NAMES})
-        nodes = data.draw(st.dictionaries(st.sampled_from(_IDS), attributes, max_size=5))
+        known = sorted(self.model.nodes)
+        is_known = policy == "update" and known and data.draw(st.booleans())
+        among: st.SearchStrategy[int] = st.sampled_from(known if is_known else _IDS)
+        nodes = data.draw(st.dictionaries(among, attributes, max_size=5))
         for attrs in nodes.values():
             attrs.update(self._drawn_place(data) if data.draw(st.booleans()) else {})
         rows = st.fixed_dictionaries({}, optional={name: st.none() | _VALUES[name] for name in _EDGE_NAMES})
-        edges = self._once(data.draw(st.dictionaries(st.tuples(*[st.sampled_from(_IDS)] * 2), rows, max_size=5)))
-        if policy != "update":
-            nodes = {end: {} for pair in edges for end in pair} | nodes
-        roi = self._drawn_roi(data)
-        self._write(Change(nodes=nodes, edges=edges, roi=roi, policy=policy, deletes=deletes), "graph", bulk=bulk)
+        edges = self._once(data.draw(st.dictionaries(st.tuples(among, among), rows, max_size=5)))
+        nodes = {end: {} for pair in edges for end in pair} | nodes  # as networkx has them
+        named = [
+            data.draw(st.none() | st.frozensets(st.sampled_from(names)))
+            for names in ((*_NODE_NAMES, *self._place(None)), _EDGE_NAMES)
+        ]
+        change = Change(
+            nodes=nodes, edges=edges, roi=self._drawn_roi(data), policy=policy, deletes=deletes, node_names=named[0],
+            edge_names=named[1],
+        )  # fmt: skip
+        self._write(change, "graph", bulk=bulk)
 
     @rule(data=st.data(), policy=_POLICIES, deletes=st.booleans(), bulk=st.booleans())
     def write_columns(self, data: st.DataObject, policy: str, *, deletes: bool, bulk: bool) -> None:
@@ -139,12 +148,6 @@ class _History(RuleBasedStateMachine):
         return {ordered(pair): attrs for pair, attrs in reversed(edges.items())}
 
     def _write(self, change: Change, form: Form, *, bulk: bool) -> None:
-        if change.policy == "update" and form == "graph":  # nodes of graphs that have no value are left out there
-            change.nodes = {
-                node: attrs
-                for node, attrs in change.nodes.items()
-                if any(value is not None for value in attrs.values())
-            }
         error = self.model.write(change)
         expected = {"exists": GraphExistsError, "missing": GraphMissingError}.get(error or "")
         if expected is None:
@@ -165,10 +168,11 @@ class _History(RuleBasedStateMachine):
             return
         graph = graph_of(change.nodes, {}, directed=self.model.directed)
         graph.add_edges_from((u, v, attrs) for (u, v), attrs in change.edges.items())
+        names: dict[str, Any] = {"node_attrs": change.node_names, "edge_attrs": change.edge_names}
         if bulk and change.policy == "upsert" and not change.deletes:
-            self.store.bulk_write_graph(graph, change.roi)
+            self.store.bulk_write_graph(graph, change.roi, **names)
         else:
-            self.store.write_graph(graph, change.roi, **policy, delete=change.deletes)
+            self.store.write_graph(graph, change.roi, **policy, **names, delete=change.deletes)
 
     def _columns(self, change: Change) -> tuple[dict[str, Any], dict[str, Any]]:
         places = self.model.position if isinstance(self.model.position, tuple) else (self.model.position,)

@@ -108,7 +108,11 @@ class Change:
     policy: str = "upsert"
     """Or ``"insert"``, ``"update"``."""
     deletes: bool = False
-    """Whether what is in the region and not written is removed."""
+    """Whether what is in the region and not given is removed."""
+    node_names: frozenset[str] | None = None
+    """Only these attributes are written, and the positions of nodes that are new; None is all."""
+    edge_names: frozenset[str] | None = None
+    """Only these attributes are written."""
 
 
 @dataclass(slots=True)
@@ -139,7 +143,9 @@ class GraphModel:
 
     def write(self, change: Change) -> str | None:
         """Write; or return why not, ``"exists"`` or ``"missing"``, and write nothing."""
-        nodes, edges = self._within(change)
+        nodes, edges = self._asked(change)
+        if change.deletes:
+            nodes, edges = self._spared((nodes, edges), change)
         known = [node in self.nodes for node in nodes] + [pair in self.edges for pair in edges]
         if change.policy == "insert" and any(known):
             return "exists"
@@ -150,6 +156,31 @@ class GraphModel:
         if change.deletes:
             self._remove(nodes, edges, change.roi)
         return None
+
+    def _asked(self, change: Change) -> Rows:
+        """Return what of a change is to be written: of its region, the attributes that it names."""
+        nodes, edges = self._within(change)
+        if change.edge_names is not None:
+            edges = {pair: _among(attrs, change.edge_names) for pair, attrs in edges.items()}
+        if change.node_names is None:
+            return nodes, edges
+        places = {self.position} if isinstance(self.position, str) else set(self.position)
+        return {
+            node: _among(attrs, change.node_names if node in self.nodes else change.node_names | places)
+            for node, attrs in nodes.items()
+            if change.policy != "update" or not change.node_names.isdisjoint(attrs)
+        }, edges
+
+    def _spared(self, rows: Rows, change: Change) -> Rows:
+        """Return what is to be written, and with nothing to write whatever else is given and in the region."""
+        nodes: dict[int, Attributes] = {
+            node: {} for node in change.nodes if node in self.nodes and self._is_in(node, change.roi)
+        }
+        pairs = change.edges if self.directed else map(ordered, change.edges)
+        edges: dict[Pair, Attributes] = {
+            pair: {} for pair in pairs if pair in self.edges and self._is_in(pair[0], change.roi)
+        }
+        return {**nodes, **rows[0]}, {**edges, **rows[1]}
 
     def _within(self, change: Change) -> Rows:
         """Return what of a change is in its region: by the positions that it gives, else by those that are stored."""
@@ -213,6 +244,10 @@ def _update(rows: dict[Any, Attributes], written: Mapping[Any, Attributes]) -> N
     for key, attrs in written.items():
         merged = {**rows.get(key, {}), **attrs}
         rows[key] = {name: value for name, value in merged.items() if value is not None}
+
+
+def _among(attrs: Attributes, names: Iterable[str]) -> Attributes:
+    return {name: attrs[name] for name in names if name in attrs}
 
 
 def _meets(attrs: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> bool:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,26 +12,15 @@ import pytest
 from bellis.errors import GraphError, GraphExistsError, GraphMissingError
 from bellis.geometry import Roi
 from bellis.graphs.columns import Edges, Nodes
+from bellis.testing.graph_deletions import DeletionTests
 from bellis.testing.graph_model import graph_of, plain
-from bellis.testing.graph_stores import GraphStoreCase, contents, each_refused, ids, pairs
-
-if TYPE_CHECKING:
-    from bellis.graphs.store import GraphStore
+from bellis.testing.graph_stores import contents, each_refused, ids, pairs
 
 _ROI = Roi((0,), (10,))
 
 
-class WriteTests(GraphStoreCase):
+class WriteTests(DeletionTests):
     """Upsert, policies, deletion, and writes of a region."""
-
-    def row(self, **options: Any) -> GraphStore:
-        """Make a graph of nodes 0, 4, 8, 12 at these positions, and 99 without one; an edge from each to the next."""
-        store = self.make(**options)
-        nodes: dict[int, dict[str, Any]] = {k: {"position": [float(k)], "size": k} for k in (0, 4, 8, 12)}
-        nodes[99] = {"size": 99}
-        edges = {(0, 4): {"score": 0.0}, (4, 8): {"score": 4.0}, (8, 12): {"score": 8.0}, (12, 99): {"score": 12.0}}
-        store.write_graph(graph_of(nodes, edges, directed=store.directed))
-        return store
 
     # Upsert ------------------------------------------------------------------------------------------------------
 
@@ -86,6 +75,36 @@ class WriteTests(GraphStoreCase):
         nodes, edges = contents(store)
         assert nodes[4] == plain({"position": [4.0], "size": 4, "name": "a"})
         assert edges[0, 4] == plain({"score": 0.0, "label": "b"})
+
+    @pytest.mark.parametrize("roi", [None, _ROI])
+    @pytest.mark.parametrize("bulk", [False, True])
+    def test_new_nodes_get_their_positions_though_these_are_not_named(self, roi: Roi | None, bulk: bool) -> None:
+        store = self.row()
+        graph = graph_of(
+            {
+                4: {"position": [5.0], "size": 44},
+                5: {"position": [5.5], "size": 5, "name": "a"},
+                6: {"position": [6.0]},
+            },
+            {(5, 6): {"score": 0.5}},
+        )
+        (store.bulk_write_graph if bulk else store.write_graph)(graph, roi, node_attrs=["size"])
+        nodes, edges = contents(store)
+        assert nodes[4] == plain({"position": [4.0], "size": 44})  # it is there: it stays where it is
+        assert nodes[5] == plain({"position": [5.5], "size": 5})
+        assert nodes[6] == plain({"position": [6.0]})
+        assert ids(store.read_nodes(_ROI)) == [0, 4, 5, 6, 8]
+        assert store.num_edges(_ROI) == len(edges) - 1
+        store.write_nodes([{"id": 7, "position": [7.0], "size": 7}], attributes=["size"], fail_if_exists=True)
+        store.update_nodes([{"id": 7, "position": [1.0], "size": 8}], attributes=["size"])
+        assert contents(store)[0][7] == plain({"position": [7.0], "size": 8})
+
+    def test_of_a_split_position_new_nodes_get_every_axis(self) -> None:
+        store = self.make(position_attribute=["y", "x"])
+        store.write_columns({"id": [1], "y": [1.0], "x": [1.0]})
+        given = [{"id": node, "y": 2.0, "x": 3.0, "size": node} for node in (1, 2)]
+        store.write_nodes(given, attributes=["x"])
+        assert contents(store)[0] == {1: plain({"y": 1.0, "x": 3.0}), 2: plain({"y": 2.0, "x": 3.0})}
 
     def test_nodes_or_edges_can_be_left_out(self) -> None:
         store = self.make()
@@ -224,6 +243,22 @@ class WriteTests(GraphStoreCase):
         )
         assert contents(store) == before
 
+    def test_an_update_checks_every_node_unless_attributes_are_named(self) -> None:
+        store = self.row()
+        before = contents(store)
+        each_refused(
+            GraphMissingError,
+            r"\b999\b",
+            lambda: store.write_graph(graph_of({999: {}}, {}), fail_if_not_exists=True),
+            lambda: store.write_graph(graph_of({4: {"size": 1}, 999: {}}, {}), fail_if_not_exists=True),
+            lambda: store.write_attrs(graph_of({4: {"size": 1}}, {(4, 999): {}}), edge_attrs=["score"]),
+            lambda: store.update_nodes([{"id": 4, "size": 1}, {"id": 999}]),
+        )
+        assert contents(store) == before
+        store.write_graph(graph_of({4: {}, 8: {"size": 7}, 12: {}}, {}), fail_if_not_exists=True)
+        store.write_graph(graph_of({4: {}, 999: {}}, {}), _ROI, fail_if_not_exists=True)  # 999 is not in the region
+        assert contents(store)[0] == {**before[0], 8: plain({"position": [8.0], "size": 7})}
+
     def test_an_update_skips_nodes_without_the_attributes(self) -> None:
         store = self.row()
         graph = graph_of({4: {"size": 44}, 77: {}, 78: {"name": "a"}}, {(4, 8): {"score": 0.5}})
@@ -231,67 +266,6 @@ class WriteTests(GraphStoreCase):
         nodes, edges = contents(store)
         assert nodes.keys() == {0, 4, 8, 12, 99}
         assert (nodes[4]["size"], edges[4, 8]) == ("int 44", plain({"score": 0.5}))
-
-    # Deletion ----------------------------------------------------------------------------------------------------
-
-    def test_what_is_in_the_region_and_not_in_the_graph_is_deleted(self) -> None:
-        store = self.row(directed=True)
-        store.write_graph(graph_of({4: {"size": 44}}, {(4, 12): {"score": 0.5}}, directed=True), _ROI, delete=True)
-        nodes, edges = contents(store)
-        assert nodes.keys() == {4, 12, 99}
-        assert nodes[4] == plain({"position": [4.0], "size": 44})
-        assert edges.keys() == {(4, 12), (12, 99)}
-
-    def test_without_a_region_all_that_is_not_in_the_graph_is_deleted(self) -> None:
-        store = self.row()
-        store.write_columns(edges={"u": [500], "v": [501]})
-        store.write_graph(graph_of({4: {}, 8: {}}, {(4, 8): {}}), delete=True)
-        nodes, edges = contents(store)
-        assert nodes == {4: plain({"position": [4.0], "size": 4}), 8: plain({"position": [8.0], "size": 8})}
-        assert edges == {(4, 8): plain({"score": 4.0})}
-
-    def test_edges_from_elsewhere_to_a_deleted_node_stay(self) -> None:
-        store = self.row(directed=True)
-        store.write_columns(edges={"u": [12], "v": [4]})
-        store.write_graph(graph_of({}, {}, directed=True), _ROI, delete=True)
-        assert contents(store)[1].keys() == {(12, 4), (12, 99)}
-        assert contents(store)[0].keys() == {12, 99}
-
-    def test_a_deletion_of_nodes_takes_the_edges_of_which_they_are_u(self) -> None:
-        store = self.row(directed=True)
-        store.write_nodes([{"id": 4}, {"id": 8}], _ROI, delete=True)
-        assert contents(store)[0].keys() == {4, 8, 12, 99}
-        assert contents(store)[1].keys() == {(4, 8), (8, 12), (12, 99)}
-
-    def test_a_deletion_of_edges_leaves_nodes(self) -> None:
-        store = self.row(directed=True)
-        store.write_edges([{"id": 4}], [{"u": 4, "v": 8}], _ROI, delete=True)
-        assert contents(store)[0].keys() == {0, 4, 8, 12, 99}
-        assert contents(store)[1] == {(4, 8): plain({"score": 4.0}), (12, 99): plain({"score": 12.0})}
-
-    def test_what_is_deleted_is_judged_by_positions_after_the_write(self) -> None:
-        store = self.row(directed=True)
-        store.write_graph(graph_of({12: {"position": [9.0]}}, {}, directed=True), _ROI, delete=True)
-        assert contents(store) == ({12: plain({"position": [9.0], "size": 12}), 99: plain({"size": 99})}, {})
-
-    def test_a_refused_deletion_deletes_nothing(self) -> None:
-        store = self.row()
-        before = contents(store)
-        with pytest.raises(GraphMissingError):
-            store.write_graph(graph_of({4: {"size": 1}, 7: {"position": [1.0]}}, {}), _ROI, fail_if_not_exists=True, delete=True)  # fmt: skip  # noqa: E501
-        assert contents(store) == before
-
-    @pytest.mark.slow
-    def test_many_are_deleted_at_once(self) -> None:
-        store, count = self.make(), self.many
-        chain = {"u": np.arange(count - 1), "v": np.arange(1, count)}
-        store.write_columns({"id": np.arange(count), "position": np.arange(count)[:, np.newaxis] / 2}, chain)
-        kept = np.arange(0, count, 2)
-        store.write_columns({"id": kept}, {"u": kept[:-1], "v": kept[:-1] + 1}, Roi((0,), (count // 4,)), delete=True)
-        nodes, edges = store.read_columns()
-        left = np.array([k for k in range(count) if k % 2 == 0 or k / 2 >= count // 4])
-        np.testing.assert_array_equal(nodes.id, left)
-        np.testing.assert_array_equal(edges.u, left[left < count - 1])
 
     # Regions -----------------------------------------------------------------------------------------------------
 

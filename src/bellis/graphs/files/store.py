@@ -70,6 +70,8 @@ class FileBackend:
             If a name or ``chunk_size`` is none.
         """
         names = check_identifier("nodes", nodes), check_identifier("edges", edges)
+        if names[0] == names[1]:
+            raise GraphError(f"nodes and edges are both called {nodes!r}: they need two names")
         return cls(Path(place) if names == ("nodes", "edges") else Path(place) / ".".join(names), chunk_size)
 
     def __str__(self) -> str:
