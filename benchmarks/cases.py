@@ -379,20 +379,15 @@ CASES = (
     _regions("postgresql", 0.005),
     _networkx("sqlite"),
     _networkx("postgresql"),
-    *(
-        Case(
-            name=f"segment_{edge}", title=f"segmentation of 20 x {edge}^2 voxels, blocks of 10 x 256 x 256",
-            figures=(_WALL, Figure(label="share outside kernels", key="outside", unit="%", must=0.1)),
-            sides=tuple(
-                Side(
-                    label=label, library="bellis", work=f"segmentation.{work}", prepare="segmentation.prepare",
-                    full={"edge": edge, "block": 256}, toy={"edge": 128, "block": 64},
-                )
-                for label, work in (
-                    ("bellis", "segment_bellis"), ("limit: kernels alone, over 2 cores", "kernels_alone")
-                )
-            ),
-        )
-        for edge in (1024, 3072)
+    Case(
+        name="segment", title="segmentation of 20 x 2048^2 voxels, blocks of 10 x 256 x 256",
+        figures=(_WALL, Figure(label="share outside kernels", key="outside", unit="%", must=0.1)),
+        sides=tuple(
+            Side(
+                label=label, library="bellis", work=f"segmentation.{work}", prepare="segmentation.prepare",
+                full={"edge": 2048, "block": 256}, toy={"edge": 128, "block": 64}, rounds=3,
+            )
+            for label, work in (("bellis", "segment_bellis"), ("limit: kernels alone, over 2 cores", "kernels_alone"))
+        ),
     ),
 )  # fmt: skip

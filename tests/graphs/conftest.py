@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest.register_assert_rewrite(
-    *(f"bellis.testing.graph_{part}" for part in ("history", "openings", "reads", "sharing", "values", "writes"))
+    *(
+        f"bellis.testing.graph_{part}"
+        for part in ("deletions", "history", "openings", "reads", "sharing", "values", "writes")
+    )
 )
 
 
@@ -41,13 +44,19 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _database(server: str) -> Iterator[str]:
-    import psycopg
     import sqlalchemy as sa
 
     name = f"bellis_{secrets.token_hex(8)}"
+    _execute(server, f"CREATE DATABASE {name}")
+    try:
+        yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
+    finally:
+        _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _execute(server: str, statement: str) -> None:
+    """Execute a statement in a connection of its own: one that stays open would be shut by a child of a fork."""
+    import psycopg
+
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        try:
-            yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
-        finally:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        connection.execute(statement)

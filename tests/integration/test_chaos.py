@@ -129,7 +129,8 @@ def test_fifty_workers_killed_at_random_lose_no_block(chaos: object) -> None:
         me = psutil.Process()
         while len(killed) < 50 and not stop.wait(rng.uniform(0.01, 0.06)):
             with suppress(psutil.NoSuchProcess, ProcessLookupError):
-                workers = [worker for nursery in me.children() for worker in nursery.children()]
+                nurseries = [child for child in me.children() if "bellis.runtime.nursery" in " ".join(child.cmdline())]
+                workers = [worker for nursery in nurseries for worker in nursery.children()]
                 if workers:
                     victim = rng.choice(workers)
                     os.kill(victim.pid, signal.SIGKILL)
