@@ -279,11 +279,11 @@ class Model:
         self._set(key, "processing")
 
     def finish(self, key: Key, outcome: str) -> None:
-        """Take one block back; ``outcome`` is SUCCESS, SKIPPED, FAILED or LOST."""
+        """Take one block back; ``outcome`` is SUCCESS, SKIPPED, FAILED, LOST or SUSPECT."""
         assert self.status[key] == "processing"
         self.released.add(key)
         self.failed_last.discard(key)
-        if outcome == "LOST":
+        if outcome in {"LOST", "SUSPECT"}:
             self._set(key, "ready")
         elif outcome == "FAILED":
             self.attempts[key] += 1

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 import bellis
-from bellis.engines.local import THREAD_LIMITS
 from bellis.errors import BellisError, EngineError
+from bellis.runtime.crew import THREAD_LIMITS
 from bellis.runtime.events import TaskProgress, WorkerLost
 from bellis.testing.blocks import Notes, Recorder, line, noting, until
 from bellis.testing.engines import EngineTests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from bellis.errors import DeadlockError
-from bellis.runtime.engine import EngineEvent, ProgramRefused, WorkerEnded
+from bellis.runtime.engine import Capacity, EngineEvent, Notice, ProgramRefused, WorkerEnded
 from bellis.runtime.events import BlockFailed, Message, TaskFinished, TaskProgress, TaskStopped, WorkerLost
 from bellis.runtime.lease import Lease, Outcome, Report
 from bellis.runtime.loop import MOST_CRASHES, MOST_FAILURES, Loop
@@ -44,7 +45,7 @@ class Scripted:
         self.drained = False
         self.hurries: list[dict[str, bool]] = []
 
-    def start(self, setup: Any) -> int:
+    def start(self, setup: Any) -> Capacity:
         raise AssertionError("a loop is given an engine that was started")
 
     def submit(self, lease: Lease) -> None:
@@ -85,7 +86,7 @@ def looped(
     pipeline, recorder = Pipeline.of(tasks), Recorder()
     scheduler = Scheduler(pipeline)
     settings = {"journal": None, "resources": {}, "log_dir": None, "tasks": pipeline.tasks, **options}
-    loop = Loop(scheduler, engine, slots, notify=recorder.notify, fail_fast=fail_fast, **settings)  # type: ignore[arg-type]
+    loop = Loop(scheduler, engine, Capacity(slots=slots), notify=recorder.notify, fail_fast=fail_fast, **settings)  # type: ignore[arg-type]
     return loop, scheduler, recorder
 
 
@@ -399,3 +400,77 @@ def test_an_interrupt_before_anything_ran_is_no_error() -> None:
     loop.run()
     assert engine.given == []
     assert not scheduler.is_done()
+
+
+# Workers that come and go ------------------------------------------------------------------------------------------
+
+
+def test_workers_that_join_are_given_leases_and_those_that_leave_are_not() -> None:
+    engine = Scripted(seconds=1.0)
+    engine.extra.append(Capacity(slots=5))
+    run(line(print, 60, num_workers=9), engine)
+    assert engine.most_in_all == 5
+    engine = Scripted(seconds=1.0)
+    engine.extra.append(Capacity(slots=1))
+    loop, _, _ = run(line(print, 60, num_workers=9), engine, slots=1)
+    assert engine.most_in_all == 1
+    assert loop.slots == 1
+
+
+def test_a_run_without_workers_waits_for_one() -> None:
+    engine = Scripted()
+    turns = []
+
+    def join() -> None:
+        turns.append(len(engine.given))
+        if len(turns) == 3:
+            engine.extra.append(Capacity(slots=1))
+
+    engine.before_turn = join
+    _, scheduler, _ = run(line(print, 5), engine, slots=0)
+    assert turns[:3] == [0, 0, 0]
+    assert scheduler.is_done()
+
+
+def test_resources_that_workers_bring_are_counted_with_them() -> None:
+    engine = Scripted(seconds=1.0)
+    engine.extra.append(Capacity(slots=4, resources={"gpu": 3}))
+    run(line(print, 30, num_workers=9, resources={"gpu": 1}), engine, slots=4)
+    assert engine.most_held["task"] == 3
+
+
+def test_what_the_user_says_of_resources_stands_whatever_workers_bring() -> None:
+    engine = Scripted(seconds=1.0)
+    engine.extra.append(Capacity(slots=4, resources={"gpu": 3}))
+    run(line(print, 30, num_workers=9, resources={"gpu": 1}), engine, slots=4, resources={"gpu": 2})
+    assert engine.most_held["task"] == 2
+
+
+@pytest.mark.parametrize("slots", [1, 2, 40])
+def test_a_block_that_takes_its_machine_with_it_is_found_by_halving_and_alone_fails(slots: int) -> None:
+    lost = []
+
+    class Losing(Scripted):
+        def end(self, lease: Lease, **options: Any) -> Report:
+            if 777 not in lease.indices:
+                return super().end(lease, **options)
+            lost.append(len(lease.indices))
+            return Report(lease.lease_id, 0, b"", finished=True, is_suspect=True, crash="node 7 is gone")
+
+    _, scheduler, recorder = run(
+        line(print, 20_000, num_workers=slots, max_retries=1), Losing(seconds=1e-6), slots=slots
+    )
+    assert counted(scheduler) == (19_999, 1, 0)
+    assert [(event.index, event.attempt, event.error) for event in recorder.of(BlockFailed)] == [
+        (777, 1, "node 7 is gone"),
+        (777, 2, "node 7 is gone"),
+    ]
+    assert lost[-2:] == [1, 1]
+    assert all(later <= (earlier + 1) // 2 for earlier, later in itertools.pairwise(lost[:-1]))
+
+
+def test_what_an_engine_wants_told_is_a_message() -> None:
+    engine = Scripted()
+    engine.extra.append(Notice("two workers are waiting"))
+    _, _, recorder = run(line(print, 5), engine)
+    assert [event.text for event in recorder.of(Message)] == ["two workers are waiting"]

@@ -318,3 +318,33 @@ def test_the_order_of_all_blocks_can_be_looked_at() -> None:
     graph = scheduler.dependency_graph
     assert graph.num_blocks("second") == 2
     assert [block.block_id for block in graph.upstream(scheduler.grid("second").block(1))] == [("first", 1)]
+
+
+# Leases that took their machine with them --------------------------------------------------------------------------
+
+
+def test_suspects_are_handed_out_in_halves_after_all_that_is_above_suspicion() -> None:
+    scheduler = Scheduler([line(print, 20)])
+    lost = scheduler.acquire("task", 9)
+    scheduler.release("task", lost, np.full(9, Outcome.SUSPECT, np.uint8))
+    assert counts(scheduler, "task") == {"ready": 20}
+    assert [scheduler.acquire("task", 1000).tolist() for _ in range(3)] == [
+        list(range(9, 20)), list(range(5)), list(range(5, 9))
+    ]  # fmt: skip
+    assert counts(scheduler, "task") == {"processing": 20}
+
+
+def test_suspects_keep_to_the_limit() -> None:
+    scheduler = Scheduler([line(print, 10)])
+    lost = scheduler.acquire("task", 10)
+    scheduler.release("task", lost, np.full(10, Outcome.SUSPECT, np.uint8))
+    taken = [scheduler.acquire("task", 2).tolist() for _ in range(6)]
+    assert taken == [[0, 1], [2, 3], [4], [5, 6], [7, 8], [9]]
+
+
+def test_suspects_of_a_cancelled_task_are_orphans() -> None:
+    scheduler = Scheduler([line(print, 10)])
+    lost = scheduler.acquire("task", 4)
+    scheduler.cancel("task")
+    scheduler.release("task", lost, np.full(4, Outcome.SUSPECT, np.uint8))
+    assert counts(scheduler, "task") == {"orphaned": 10}

@@ -50,10 +50,10 @@ def scripts(*outcomes: str) -> st.SearchStrategy[Script]:
 
 
 ANYTHING = st.one_of(
-    scripts("SUCCESS", "SUCCESS", "SUCCESS", "SUCCESS", "FAILED", "LOST", "SKIPPED"),
+    scripts("SUCCESS", "SUCCESS", "SUCCESS", "SUCCESS", "FAILED", "LOST", "SKIPPED", "SUSPECT"),
     scripts("SUCCESS", "SUCCESS", "FAILED", "FAILED"),
 )
-NO_FAILURE = scripts("SUCCESS", "SUCCESS", "LOST", "SKIPPED")
+NO_FAILURE = scripts("SUCCESS", "SUCCESS", "LOST", "SKIPPED", "SUSPECT")
 ALL_WELL = Script(picks=(0,), outcomes=("SUCCESS",))
 
 
@@ -92,8 +92,9 @@ class Drive:
     def outcome(self) -> str:
         self.ended += 1
         outcome = self.script.outcomes[self.ended % len(self.script.outcomes)]
-        self.lost += outcome == "LOST"
-        return "SUCCESS" if outcome == "LOST" and self.lost > MOST_LOST else outcome
+        is_lost = outcome in {"LOST", "SUSPECT"}
+        self.lost += is_lost
+        return "SUCCESS" if is_lost and self.lost > MOST_LOST else outcome
 
     def run(self) -> Drive:
         self.check_counts()
@@ -210,8 +211,8 @@ class Drive:
         start = self.pick(len(strangers))
         chosen = strangers[start : start + 3]
         before = self.counts()
-        outcomes = ("SUCCESS", "SKIPPED", "FAILED", "LOST")
-        self.release(task_id, chosen, [outcomes[self.pick(4)] for _ in chosen])
+        outcomes = ("SUCCESS", "SKIPPED", "FAILED", "LOST", "SUSPECT")
+        self.release(task_id, chosen, [outcomes[self.pick(5)] for _ in chosen])
         self.scheduler.release_block(self.stranger(task_id, chosen[0], self.pick(2)))
         assert self.counts() == before
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bellis.runtime.cell import LARGEST_LEASE
-from bellis.runtime.sizing import ALONE, LEAST_S, TARGET_S, Pace
+from bellis.runtime.sizing import ALONE, LOCAL, REMOTE, Pace
 
 
 def paced(mean_s: float, blocks: int = 100) -> Pace:
@@ -39,7 +39,7 @@ def test_a_lease_is_never_empty_and_never_larger_than_a_cell(
 @given(mean_s=st.floats(1e-4, 1e4), remaining=st.integers(1, 10**9))
 def test_a_lease_is_about_as_long_as_it_should_be(mean_s: float, remaining: int) -> None:
     size = paced(mean_s).size(remaining=remaining, ready=remaining, slots=2)
-    assert (size - 1) * mean_s <= TARGET_S
+    assert (size - 1) * mean_s <= LOCAL.target_s
 
 
 def test_a_long_block_travels_alone_and_short_ones_by_the_thousand() -> None:
@@ -57,7 +57,7 @@ def test_the_tail_is_cut_small_so_that_all_end_together() -> None:
 
 
 def test_a_lease_is_not_made_shorter_than_is_worth_a_message() -> None:
-    assert paced(1e-5).size(remaining=300, ready=300, slots=100) * 1e-5 >= LEAST_S / 2
+    assert paced(1e-5).size(remaining=300, ready=300, slots=100) * 1e-5 >= LOCAL.least_s / 2
 
 
 def test_the_newest_durations_weigh_most_after_a_while_but_not_alone() -> None:
@@ -78,3 +78,10 @@ def test_nothing_is_learned_from_no_blocks() -> None:
 def test_a_worker_has_the_next_lease_at_hand_only_while_leases_are_short() -> None:
     assert paced(1e-5).is_short(10)
     assert not paced(1.0).is_short(1)
+
+
+def test_leases_of_workers_elsewhere_are_longer_and_have_their_own_bound() -> None:
+    pace = Pace(REMOTE)
+    pace.note(100, 100 * 1e-6)
+    assert pace.size(remaining=10**6, ready=10**6, slots=2) == REMOTE.most_blocks
+    assert pace.is_short(REMOTE.most_blocks)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from bellis.api.machine import available_cores, engine_named
-from bellis.errors import FunctionError, RunError, TaskError
+from bellis.api.engines import engine_for
+from bellis.errors import RunError, TaskError
 from bellis.observe.hub import Hub
 from bellis.observe.progress import progress_observer
 from bellis.observe.summary import summary
-from bellis.runtime.engine import Engine, EngineSetup
+from bellis.runtime.cores import available_cores
+from bellis.runtime.engine import Capacity, Engine, EngineSetup
 from bellis.runtime.events import Message, Observer, RunFinished, RunStarted, TaskInfo
 from bellis.runtime.fingerprint import Fingerprint
 from bellis.runtime.journal import CELLS, Journal, environment
@@ -91,35 +92,25 @@ class Session:
                 "bellis.run was called in a worker process. If a script that a worker imports calls it at its top "
                 "level, put that call under `if __name__ == '__main__':`; a block's function can't start a run"
             )
-        workers, resources = self._options.workers, self._options.resources
+        workers = self._options.workers
         if workers is not None and (not isinstance(workers, int) or workers < 1):
             raise TaskError(f"workers must be an int > 0, not {workers!r}")
+
+    def _check_resources(self, capacity: Capacity) -> None:
+        resources = {**capacity.resources, **self._options.resources}
         for part in self._plan.tasks:
-            task = part.task
-            if task.worker_function:
-                raise FunctionError(
-                    f"task {task.task_id!r}: its process_function takes no block. Worker functions take blocks through "
-                    "a Client, which this version does not have yet: pass a function that takes a block"
-                )
-            if task.init_callback_fn is not None:
-                raise TaskError(
-                    f"task {task.task_id!r}: init_callback_fn is for workers that take blocks through a Client, which "
-                    "this version does not have yet: use setup= to prepare a worker"
-                )
-            for name, amount in task.resources.items():
+            for name, amount in part.task.resources.items():
                 there = resources.get(name, 0)
                 if amount > there:
                     raise TaskError(
-                        f"task {task.task_id!r} needs {amount} {name!r} for each block, but the run has {there}: "
+                        f"task {part.task.task_id!r} needs {amount} {name!r} for each block, but the run has {there}: "
                         f"pass run(..., resources={{{name!r}: {amount}}}) or more"
                     )
 
     def run(self) -> RunReport:
         """Run it."""
         began = monotonic()
-        engine = self._options.engine
-        if isinstance(engine, str):
-            engine = engine_named(engine)
+        engine = engine_for(self._options.engine, [part.task for part in self._plan.tasks])
         with ExitStack() as stack:
             shown = [progress_observer(live=self._options.engine != "inline")] if self._options.progress else []
             hub = stack.enter_context(Hub([*shown, *self._options.observers]))
@@ -130,18 +121,20 @@ class Session:
                 journal = stack.enter_context(Journal(self._options.journal))
                 notes += self._bind(journal)
             self._mark_done(scheduler, journal)
-            slots = self._slots()
+            setup = self._setup(journal)
+            capacity = Capacity(slots=setup.slots(available_cores()))
             with ExitStack() as workers:
                 if not scheduler.is_done():
                     workers.callback(engine.close)
-                    slots = engine.start(self._setup(journal, slots))
-                hub.notify(self._started(scheduler, slots))
+                    capacity = engine.start(setup)
+                    self._check_resources(capacity)
+                hub.notify(self._started(scheduler, capacity.slots))
                 for note in notes:
                     hub.notify(Message(text=note))
                 loop = Loop(
                     scheduler,
                     engine,
-                    slots,
+                    capacity,
                     journal=journal,
                     notify=hub.notify,
                     resources=self._options.resources,
@@ -151,7 +144,7 @@ class Session:
                 )
                 with _interrupts(loop):
                     loop.run()
-            report = self._report(scheduler, loop, journal, slots, monotonic() - began)
+            report = self._report(scheduler, loop, journal, monotonic() - began)
             hub.notify(RunFinished(report=report))
         return report
 
@@ -174,11 +167,6 @@ class Session:
             if task_id in self._carried.done:
                 scheduler.mark_done(task_id, 0, self._carried.done[task_id])
 
-    def _slots(self) -> int:
-        """Return how many blocks may run at the same time: no more than all tasks together allow."""
-        wanted = self._options.workers or available_cores()
-        return max(1, min(wanted, sum(part.task.num_workers for part in self._plan.tasks)))
-
     def _started(self, scheduler: Scheduler, slots: int) -> RunStarted:
         def info(part: TaskPlan) -> TaskInfo:
             task_id = part.grid.task_id
@@ -187,19 +175,20 @@ class Session:
         tasks = tuple(info(part) for part in self._plan.tasks)
         return RunStarted(run_id=self._run_id, run_dir=self._options.journal, workers=slots, tasks=tasks)
 
-    def _setup(self, journal: Journal | None, slots: int) -> EngineSetup:
+    def _setup(self, journal: Journal | None) -> EngineSetup:
         return EngineSetup(
+            run_id=self._run_id,
+            run_dir=self._options.journal,
             programs=[Program.of(number, part.task, part.grid) for number, part in enumerate(self._plan.tasks)],
-            workers=slots,
+            useful=sum(part.task.num_workers for part in self._plan.tasks),
+            workers=self._options.workers,
             log_dir=self._log_dir,
             keeps_logs=journal is not None,
             cells_path=None if journal is None else journal.path / CELLS,
             lock_fd=None if journal is None else journal.lock_fd,
         )
 
-    def _report(
-        self, scheduler: Scheduler, loop: Loop, journal: Journal | None, slots: int, wall_s: float
-    ) -> RunReport:
+    def _report(self, scheduler: Scheduler, loop: Loop, journal: Journal | None, wall_s: float) -> RunReport:
         tasks = {part.grid.task_id: _task_report(part, scheduler, loop, journal) for part in self._plan.tasks}
         results: dict[str, Mapping[int, bytes]] = {}
         for task_id, record in loop.records.items():
@@ -217,7 +206,7 @@ class Session:
             run_id=self._run_id,
             tasks=tasks,
             wall_s=wall_s,
-            workers=slots,
+            workers=loop.slots,
             run_dir=self._options.journal,
             log_dir=self._log_dir if self._options.engine != "inline" and has_logs(self._log_dir, tasks) else None,
             interrupted=loop.is_interrupted and not scheduler.is_done(),

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from bellis.runtime.cell import CELL_BYTES, FLAG, GIVE_BACK, Cell
-from bellis.runtime.engine import EngineEvent, EngineSetup, ProgramRefused
+from bellis.runtime.engine import Capacity, EngineEvent, EngineSetup, ProgramRefused
 from bellis.runtime.lease import Report
 from bellis.runtime.worker import LeaseRunner, describe
 
@@ -28,10 +28,10 @@ class InlineEngine:
         self._leases: deque[Lease] = deque()
         self._cell = Cell(memoryview(bytearray(CELL_BYTES)), 0)
 
-    def start(self, setup: EngineSetup) -> int:
+    def start(self, setup: EngineSetup) -> Capacity:
         """Take the programs; one lease runs at a time."""
         self._programs = {program.task_id: program for program in setup.programs}
-        return 1
+        return Capacity(slots=1)
 
     def submit(self, lease: Lease) -> None:
         """Keep a lease until events are asked for."""

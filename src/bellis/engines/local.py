@@ -1,424 +1,55 @@
-"""The local engine: worker processes on this machine, started once and shared by all tasks of a run."""
+"""The local engine: worker processes on this machine."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
-import selectors
-import signal
-import socket
-from collections import deque
-from multiprocessing.connection import Connection
-from time import monotonic, monotonic_ns
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from bellis.errors import EngineError, JournalError
-from bellis.runtime.cell import CELL_BYTES, EAGER, FLAG, GIVE_BACK, LEASE, POSITION, Cell, shared_memory
-from bellis.runtime.engine import EngineEvent, EngineSetup, ProgramRefused, WorkerEnded
-from bellis.runtime.lease import Lease, Outcome, Report
-from bellis.runtime.messages import LoadFailed, LoadProgram, Ready, Reported, RunLease, decode_from_worker, encode
-from bellis.runtime.nursery import ENDED, STARTED, Nursery, cause
-from bellis.runtime.output import last_lines, log_path, remove_logs
+from bellis.runtime.cores import available_cores
+from bellis.runtime.crew import Crew
+from bellis.runtime.engine import Capacity
 
 if TYPE_CHECKING:
-    import mmap
-    from collections.abc import Iterable
-
-    from bellis.runtime.program import Program
-
-THREAD_LIMITS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
-"""Set to 1 in workers unless the environment sets them: one worker per core is parallel enough."""
-MOST_FAILED_STARTS = 5
-"""After so many workers in a row that ended before they were ready, the run ends."""
-MOST_NURSERIES = 4
-WATCH_S = 0.02
-"""How often cells are looked at while a time-out or an idle slot asks for it."""
-TAKE_BACK_AFTER_NS = 5_000_000
-"""A block that runs this long while slots are idle gives away the rest of its lease."""
-CLOSE_S = 0.5
-"""How long idle workers get to end by themselves."""
-
-
-class _Worker:
-    """One worker process as its parent sees it."""
-
-    def __init__(self, slot: int, channel: Connection, cell: Cell) -> None:
-        self.slot = slot
-        self.name = f"worker-{slot}"
-        self.channel = channel
-        self.cell = cell
-        self.pid: int | None = None
-        self.is_ready = False
-        self.leases: dict[int, Lease] = {}
-        self.unsent: deque[Lease] = deque()
-        """Leases for it of a task that it does not know yet."""
-        self.programs: set[int] = set()
-        self.task_id: str | None = None
-        self.last_index = 0
-        self.killed_for: str | None = None
-        self.returning: set[int] = set()
-        """Leases whose rest it was told to give back."""
-        self.told_s = 0.0
-        self.peak_memory_bytes = 0
+    from bellis.runtime.engine import EngineEvent, EngineSetup
+    from bellis.runtime.lease import Lease
 
 
 class LocalEngine:
-    """Worker processes on this machine."""
+    """A crew of worker processes, one per core if nothing else is said."""
 
-    _setup: EngineSetup
-    _nursery: Nursery
-    _memory: mmap.mmap | None = None
+    _crew: Crew
 
-    def _begin(self, setup: EngineSetup) -> None:
-        """Forget an earlier run."""
-        self._setup = setup
-        self._programs = {program.task_id: program for program in setup.programs}
-        self._payloads: dict[int, bytes] = {}
-        self._workers: dict[int, _Worker] = {}
-        self._starting: deque[_Worker] = deque()
-        self._events: list[EngineEvent] = []
-        self._failed_starts = 0
-        self._nurseries = 0
-        self._hurry = self._share = False
-        self._draining = False
-        self._looked_at = 0.0
-
-    def start(self, setup: EngineSetup) -> int:
-        """Start the nursery; workers are started when there is work for them."""
-        self._begin(setup)
-        for program in setup.programs:  # an error here comes before any worker is started
-            self._payloads[program.number] = program.dumps()
-        try:
-            setup.log_dir.mkdir(parents=True, exist_ok=True)
-            if not setup.keeps_logs:
-                remove_logs(setup.log_dir, self._programs, only_empty=False)
-        except OSError as error:
-            raise EngineError(f"logs can't be written to {setup.log_dir}: {error}; pass another log_dir") from error
-        self._selector = selectors.DefaultSelector()
-        try:
-            self._cells_fd, self._memory = shared_memory(setup.workers * CELL_BYTES, setup.cells_path)
-        except OSError as error:
-            where = setup.cells_path or "memory"
-            raise JournalError(
-                f"there is no room for the state of the workers in {where}: {error}; make room"
-            ) from error
-        self._cells = memoryview(self._memory)
-        self._nursery = self._start_nursery()
-        return setup.workers
-
-    # Leases --------------------------------------------------------------------------------------------------
+    def start(self, setup: EngineSetup) -> Capacity:
+        """Start the crew; workers are started when there is work for them."""
+        packed = [program.packed() for program in setup.programs]  # an error here comes before any process
+        workers = setup.slots(available_cores())
+        self._crew = Crew(
+            workers,
+            setup.log_dir,
+            keeps_logs=setup.keeps_logs,
+            cells_path=setup.cells_path,
+            lock_fd=setup.lock_fd,
+        )
+        for program in packed:
+            self._crew.add(program)
+        return Capacity(slots=workers)
 
     def submit(self, lease: Lease) -> None:
-        """Send a lease to an idle worker, or start one, or queue it behind the least busy one."""
-        program = self._programs[lease.task_id]
-        worker = self._choose(program, int(lease.indices[0]))
-        if worker.leases and program.number not in worker.programs:
-            worker.unsent.append(lease)  # a busy worker does not read, and a program may be large
-        else:
-            self._send(worker, lease)
-
-    def _send(self, worker: _Worker, lease: Lease) -> None:
-        program = self._programs[lease.task_id]
-        worker.last_index = int(lease.indices[-1])
-        worker.leases[lease.lease_id] = lease
-        worker.task_id = lease.task_id
-        try:
-            if program.number not in worker.programs:
-                worker.programs.add(program.number)
-                payload = self._payloads[program.number]
-                worker.channel.send_bytes(encode(LoadProgram(program.number, program.task_id, payload)))
-            worker.channel.send_bytes(encode(RunLease(lease.lease_id, program.number, lease.indices.tobytes())))
-        except OSError:
-            pass  # it has just ended; the nursery will say so, and the lease comes back then
-
-    def _choose(self, program: Program, first: int) -> _Worker:
-        """Choose a worker that has little to do, knows the task, and last had the blocks next to ``first``."""
-
-        def cost(worker: _Worker) -> tuple[int, bool, int]:
-            is_new = worker.task_id != program.task_id
-            return len(worker.leases) + len(worker.unsent), is_new, abs(worker.last_index - first)
-
-        able = [worker for worker in self._workers.values() if not worker.returning]
-        idle = [worker for worker in able if not worker.leases]
-        if idle:
-            return min(idle, key=cost)
-        if len(self._workers) < self._setup.workers:
-            return self._spawn()
-        loaded = [worker for worker in able if program.number in worker.programs]
-        return min(loaded or able or list(self._workers.values()), key=cost)
-
-    def _spawn(self) -> _Worker:
-        slot = next(slot for slot in range(self._setup.workers) if slot not in self._workers)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        cell = Cell(self._cells, slot)
-        cell.clear()
-        cell.words[FLAG] = EAGER if self._hurry else 0
-        worker = _Worker(slot, Connection(ours.detach()), cell)
-        with theirs:
-            self._nursery.spawn(slot, theirs.fileno())
-        self._workers[slot] = worker
-        self._starting.append(worker)
-        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
-        return worker
-
-    # Events ----------------------------------------------------------------------------------------------------
+        """Send a lease to a worker, or start one."""
+        self._crew.submit(lease)
 
     def events(self, timeout_s: float) -> list[EngineEvent]:
         """Wait for reports, watch over time-outs, notice workers that ended."""
-        watch = self._hurry or any(self._programs[w.task_id].timeout_s for w in self._workers.values() if w.task_id)
-        wait = 0.0 if self._events else min(timeout_s, WATCH_S) if watch else timeout_s
-        for key, _ in self._selector.select(wait):
-            if key.data is None:
-                self._hear_nursery()
-            else:
-                self._hear(key.data)
-        if watch and monotonic() - self._looked_at >= WATCH_S / 2:
-            self._look()
-        events, self._events = self._events, []
-        return events
-
-    def _hear(self, worker: _Worker) -> None:
-        try:
-            message = decode_from_worker(worker.channel.recv_bytes())
-        except (EOFError, OSError):
-            self._forget_channel(worker)
-            self._kill(worker, None)  # usually it has ended; if only its channel has, it is of no more use
-            return
-        if isinstance(message, Reported):
-            worker.peak_memory_bytes = message.peak_memory_bytes
-            if message.finished:
-                self._end_lease(worker, message.lease_id)
-            self._events.append(
-                Report(
-                    message.lease_id,
-                    message.begin,
-                    message.outcomes,
-                    message.seconds,
-                    message.errors,
-                    message.results,
-                    message.finished,
-                    worker.name,
-                    message.peak_memory_bytes,
-                )
-            )
-        elif isinstance(message, Ready):
-            worker.is_ready = True
-            self._failed_starts = 0
-        elif isinstance(message, LoadFailed):
-            task_id = self._setup.programs[message.number].task_id
-            self._events.append(ProgramRefused(task_id, message.error))
-            worker.programs.discard(message.number)
-            for lease in [held for held in worker.leases.values() if held.task_id == task_id]:
-                self._end_lease(worker, lease.lease_id)
-                self._events.append(Report(lease.lease_id, 0, b"", finished=True, worker=worker.name))
-
-    def _look(self) -> None:
-        """Read the cells: who takes too long, and, while slots are idle, what is done and what can be given away."""
-        self._looked_at = monotonic()
-        now = monotonic_ns()
-        for worker in self._workers.values():
-            lease_id, position, started_ns = worker.cell.current()
-            lease = worker.leases.get(lease_id)
-            if lease is None:
-                continue
-            program = self._programs[lease.task_id]
-            running_ns = now - started_ns
-            if program.timeout_s is not None and running_ns > program.timeout_s * 1e9:
-                self._kill(worker, f"the block took longer than its timeout of {program.timeout_s:g} s")
-            elif self._hurry:
-                if self._share:
-                    self._give_up(worker.unsent, worker.name)
-                    worker.unsent.clear()
-                if not program.keeps_results:
-                    self._harvest(worker, lease)
-                self._take_back(worker, lease, position, running_ns)
-
-    def _give_up(self, leases: Iterable[Lease], name: str) -> None:
-        """Say that leases were not begun."""
-        for lease in list(leases):
-            self._events.append(Report(lease.lease_id, 0, b"", finished=True, worker=name))
-
-    def _harvest(self, worker: _Worker, lease: Lease) -> None:
-        """Pass on what succeeded so far; failures come with their tracebacks."""
-        outcomes = worker.cell.outcomes(lease.lease_id).replace(bytes([Outcome.FAILED]), b"\0").rstrip(b"\0")
-        if outcomes:
-            self._events.append(Report(lease.lease_id, 0, outcomes, worker=worker.name))
-
-    def _take_back(self, worker: _Worker, lease: Lease, position: int, running_ns: int) -> None:
-        """Take away what a worker in a long block holds beyond it; in two looks, so that it has seen the flag."""
-        # Leases run in the order of their ids; an earlier one has ended, and its last report is on the way.
-        waiting = [held for held in worker.leases.values() if held.lease_id > lease.lease_id]
-        if worker.returning:  # what came since was sent knowingly
-            waiting = [held for held in waiting if held.lease_id in worker.returning]
-        rest = len(lease.indices) - position - 1
-        if not worker.returning:
-            if self._share and (rest > 0 or waiting) and running_ns > TAKE_BACK_AFTER_NS:
-                worker.cell.words[FLAG] |= GIVE_BACK
-                worker.returning = set(worker.leases)
-                worker.told_s = monotonic()
-        elif lease.lease_id in worker.returning and monotonic() - worker.told_s >= WATCH_S / 4:
-            worker.told_s = math.inf  # once is enough
-            lost = bytes([Outcome.LOST])
-            if rest > 0:
-                self._events.append(Report(lease.lease_id, position + 1, lost * rest, worker=worker.name))
-            for held in waiting:
-                self._events.append(Report(held.lease_id, 0, lost * len(held.indices), worker=worker.name))
-
-    def _end_lease(self, worker: _Worker, lease_id: int) -> None:
-        worker.leases.pop(lease_id, None)
-        if not worker.leases and worker.unsent:
-            self._send(worker, worker.unsent.popleft())
-        if lease_id in worker.returning:
-            worker.returning.discard(lease_id)
-            if not worker.returning and not self._draining:
-                worker.cell.words[FLAG] &= ~GIVE_BACK
+        return self._crew.events(timeout_s)
 
     def hurry(self, *, report: bool, share: bool) -> None:
         """Have each block reported at once, or in groups; have leases shared out, or kept."""
-        self._share = share
-        if report != self._hurry:
-            self._hurry = report
-            for worker in self._workers.values():
-                worker.cell.words[FLAG] ^= EAGER
+        self._crew.hurry(report=report, share=share)
 
     def drain(self) -> None:
         """Have every worker stop after the block that it runs."""
-        self._draining = True
-        for worker in self._workers.values():
-            worker.cell.words[FLAG] |= GIVE_BACK
-
-    # Workers that end --------------------------------------------------------------------------------------------
-
-    def _kill(self, worker: _Worker, reason: str | None) -> None:
-        if worker.killed_for is None:
-            worker.killed_for = reason
-            if worker.pid is not None:
-                self._nursery.kill(worker.pid)
-
-    def _bury(self, worker: _Worker, status: int) -> None:
-        """Account for all that an ended worker held."""
-        if worker.channel.closed is False:
-            with contextlib.suppress(EOFError, OSError):
-                while worker.channel.poll(0):
-                    self._hear(worker)
-        self._forget_channel(worker)
-        self._workers.pop(worker.slot, None)
-        reason = worker.killed_for or cause(status, worker.peak_memory_bytes)
-        words = worker.cell.words
-        current = worker.leases.get(words[LEASE])
-        position = words[POSITION] if current is not None else None
-        self._events.append(WorkerEnded(worker.name, reason, current, position))
-        held = [*worker.leases.values(), *worker.unsent]
-        if current is not None:
-            self._events.append(self._last_report(worker, current, reason))
-        elif held and worker.is_ready and worker.killed_for is None:  # it ended while it loaded a task
-            self._events.append(Report(held.pop(0).lease_id, 0, b"", finished=True, worker=worker.name, crash=reason))
-        self._give_up([lease for lease in held if lease is not current], worker.name)
-        worker.cell.release()
-        if self._failed_starts >= MOST_FAILED_STARTS:
-            raise EngineError(
-                f"{self._failed_starts} workers in a row ended before they were ready; the last one {reason}. "
-                f"Its log:\n{self._log_tail(worker) or '(empty)'}"
-            )
-
-    def _last_report(self, worker: _Worker, lease: Lease, reason: str) -> Report:
-        program = self._programs[lease.task_id]
-        position = worker.cell.words[POSITION]
-        outcomes = np.frombuffer(worker.cell.outcomes(lease.lease_id), np.uint8).copy()
-        if program.keeps_results:  # a result that was not reported went with the worker
-            outcomes[outcomes == Outcome.SUCCESS] = Outcome.LOST
-        lost = f"the block failed, but its traceback was lost: {worker.name} {reason}"
-        errors = dict.fromkeys(np.flatnonzero(outcomes == Outcome.FAILED).tolist(), lost)
-        crash = None
-        if outcomes[position] == Outcome.NONE:
-            outcomes[position] = Outcome.FAILED
-            tail = self._log_tail(worker, lease.task_id)
-            ended = worker.killed_for or f"{worker.name} {reason}"
-            errors[position] = ended + (f"\nits last output:\n{tail}" if tail else "")
-            crash = None if worker.killed_for else reason
-        outcomes[outcomes == Outcome.NONE] = Outcome.LOST
-        return Report(
-            lease.lease_id, 0, outcomes.tobytes(), b"", errors, {}, True, worker.name, worker.peak_memory_bytes, crash
-        )
-
-    def _log_tail(self, worker: _Worker, task_id: str | None = None) -> str:
-        task_id = task_id or worker.task_id
-        return last_lines(log_path(self._setup.log_dir, task_id, worker.slot)) if task_id else ""
-
-    def _forget_channel(self, worker: _Worker) -> None:
-        if not worker.channel.closed:
-            self._selector.unregister(worker.channel)
-            worker.channel.close()
-
-    # The nursery -------------------------------------------------------------------------------------------------
-
-    def _start_nursery(self) -> Nursery:
-        self._nurseries += 1
-        if self._nurseries > MOST_NURSERIES:
-            raise EngineError(f"the process that starts workers ended {MOST_NURSERIES} times: giving up")
-        env = {**dict.fromkeys(THREAD_LIMITS, "1"), **os.environ}
-        held = [fd for fd in (self._cells_fd, self._setup.lock_fd) if fd is not None]
-        nursery = Nursery(self._cells_fd, str(self._setup.log_dir), env, held)
-        self._selector.register(nursery.control, selectors.EVENT_READ, None)
-        return nursery
-
-    def _hear_nursery(self) -> None:
-        notice = self._nursery.notice()
-        if notice is None:
-            self._replace_nursery()
-        elif notice[0] == STARTED:
-            worker = self._starting.popleft()
-            worker.pid = notice[1]
-            if worker.killed_for is not None or worker.channel.closed:
-                self._nursery.kill(worker.pid)
-        else:
-            pid, status = notice[1] >> 16, notice[1] & 0xFFFF
-            for worker in list(self._workers.values()):
-                if worker.pid == pid:
-                    self._failed_starts += not worker.is_ready
-                    self._bury(worker, status)
-
-    def _replace_nursery(self) -> None:
-        """Go on after the nursery, and with it all workers, was killed."""
-        self._selector.unregister(self._nursery.control)
-        self._nursery.close()
-        for worker in list(self._workers.values()):
-            self._bury(worker, signal.SIGKILL)
-        self._starting.clear()
-        self._nursery = self._start_nursery()
+        self._crew.drain()
 
     def close(self) -> None:
         """End all workers, the busy ones at once."""
-        if self._memory is None:  # it was not started, or not to the end
-            return
-        self.drain()
-        for worker in self._workers.values():
-            self._forget_channel(worker)
-        until = monotonic() + CLOSE_S
-        idle = {worker.pid for worker in self._workers.values() if not worker.leases} - {None}
-        while idle and self._selector.select(max(0.0, until - monotonic())):
-            notice = self._nursery.notice()
-            if notice is None:
-                break
-            if notice[0] == ENDED:
-                idle.discard(notice[1] >> 16)
-        self._nursery.close()
-        self._selector.close()
-        for worker in self._workers.values():
-            worker.cell.release()
-        self._workers.clear()
-        self._cells.release()
-        self._memory.close()
-        self._memory = None
-        os.close(self._cells_fd)
-        remove_logs(self._setup.log_dir, self._programs, only_empty=True)
+        if hasattr(self, "_crew"):
+            self._crew.close()

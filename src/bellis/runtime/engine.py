@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from bellis.runtime.lease import Lease, Report
+from bellis.runtime.sizing import LOCAL, LeaseSizes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from bellis.runtime.program import Program
@@ -20,16 +21,38 @@ class EngineSetup:
 
     programs: Sequence[Program]
     """The tasks, by number."""
-    workers: int
-    """How many blocks may run at the same time."""
+    useful: int
+    """No more blocks than these can ever run at the same time: what all tasks allow together."""
+    workers: int | None = None
+    """How many the user wants to run at the same time; None: as many as the engine has places for."""
     log_dir: Path
     """Where workers' output goes."""
+    run_id: str = ""
+    """Name of the run."""
+    run_dir: Path | None = None
+    """The journal, which outlives this process; None if there is none."""
     keeps_logs: bool = False
     """Whether logs of an earlier run are appended to, or removed."""
     cells_path: Path | None = None
     """File for the workers' cells, so that they outlive a killed run; None: memory only."""
     lock_fd: int | None = None
     """Descriptor of the journal's lock, to be held by whatever may still run blocks after this process was killed."""
+
+    def slots(self, there: int) -> int:
+        """Return how many blocks to run at the same time where there are places for ``there``."""
+        return max(1, min(self.workers or there, self.useful))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What an engine can run at the same time; said at the start, and again when workers join or leave."""
+
+    slots: int
+    """How many leases."""
+    resources: Mapping[str, int] = field(default_factory=dict)
+    """What its workers have of the resources that tasks ask for, as far as the engine knows."""
+    sizes: LeaseSizes = LOCAL
+    """How large its leases should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +79,22 @@ class ProgramRefused:
     """The traceback."""
 
 
-EngineEvent: TypeAlias = Report | WorkerEnded | ProgramRefused
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that the engine wants its user to be told."""
+
+    text: str
+    """A sentence."""
+
+
+EngineEvent: TypeAlias = Report | WorkerEnded | ProgramRefused | Capacity | Notice
 
 
 class Engine(Protocol):
     """Runs leases on workers."""
 
-    def start(self, setup: EngineSetup) -> int:
-        """Get ready; return how many leases can run at the same time."""
+    def start(self, setup: EngineSetup) -> Capacity:
+        """Get ready; return what can run at the same time."""
 
     def submit(self, lease: Lease) -> None:
         """Run a lease; returns at once. Its reports come as events, the last one ``finished``."""

@@ -21,6 +21,9 @@ class Outcome(IntEnum):
     FAILED = 3
     LOST = 4
     """Not run: to be leased again, without counting an attempt."""
+    SUSPECT = 5
+    """Lost with the machine; it may be the block that ended it. Leased again in halves, as in the search for a fault in
+    a cable: a block that ends machines is alone in the end, and spares the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +65,7 @@ class Report:
     """Largest resident set of the worker so far."""
     crash: str | None = None
     """How the worker ended, if it did so while running the last block reported."""
+    is_suspect: bool = False
+    """Whether one of the blocks that are not reported may have ended the whole machine; if only one is left, it did."""
+    output: bytes = b""
+    """What the worker printed since its last report; empty where it writes its log itself."""

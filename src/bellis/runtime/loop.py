@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bellis.errors import DeadlockError
-from bellis.runtime.engine import Engine, EngineEvent, ProgramRefused, WorkerEnded
+from bellis.runtime.engine import Capacity, Engine, EngineEvent, Notice, ProgramRefused, WorkerEnded
 from bellis.runtime.events import (
     AnyEvent,
     BlockFailed,
@@ -22,6 +23,7 @@ from bellis.runtime.lease import Lease, Outcome, Report
 from bellis.runtime.output import last_lines, log_path
 from bellis.runtime.record import Held, TaskRecord, signature
 from bellis.runtime.report import Counts, Failure
+from bellis.runtime.sizing import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,15 +57,15 @@ class Loop:
     scheduler
         What may run.
     engine
-        Started, with ``slots`` places for leases.
-    slots
-        How many leases run at the same time.
+        Started.
+    capacity
+        What it said that it can run at the same time.
     journal
         Where completions are noted; None for nowhere.
     notify
         Called with events.
     resources
-        What there is of each resource that tasks ask for.
+        What the user says there is of each resource that tasks ask for; of others, what the engine says.
     fail_fast
         Stop a task when its first so many blocks all fail alike; None for never.
     log_dir
@@ -74,7 +76,7 @@ class Loop:
         self,
         scheduler: Scheduler,
         engine: Engine,
-        slots: int,
+        capacity: Capacity,
         *,
         journal: Journal | None,
         notify: Callable[[AnyEvent], None],
@@ -85,28 +87,50 @@ class Loop:
     ) -> None:
         self._scheduler = scheduler
         self._engine = engine
-        self._slots = slots
+        self._slots = capacity.slots
+        self._sizes = capacity.sizes
         self._journal = journal
         self._notify = notify
         self._fail_fast = fail_fast
         self._log_dir = log_dir
         self._held: dict[int, Held] = {}
         self._load = 0.0
-        self._free = dict(resources)
+        self._given = dict(resources)
+        self._there = {**capacity.resources, **resources}
+        self._free = dict(self._there)
         self._next_lease = 1
         self._interrupts = 0
         self._late = 0
         self.records = {task.task_id: self._record(task) for task in tasks}
 
     def _record(self, task: Task) -> TaskRecord:
-        # A queued lease would hold resources that it does not use yet, or run beside the cap.
-        is_capped = task.num_workers < self._slots or bool(task.resources)
-        most = min(task.num_workers, self._slots) if is_capped else 2 * self._slots
         state = self._scheduler.task_states[task.task_id]
-        record = TaskRecord(task, most, max(1, -(-state.total_block_count // MOST_TIMINGS)))
+        sampled = max(1, -(-state.total_block_count // MOST_TIMINGS))
+        record = TaskRecord(task, self._most_leases(task), sampled, Pace(self._sizes))
         if state.completed_count:  # its first blocks did not fail: an earlier run completed them
             record.first_errors = None
         return record
+
+    def _most_leases(self, task: Task) -> int:
+        # A queued lease would hold resources that it does not use yet, or run beside the cap.
+        is_capped = task.num_workers < self._slots or bool(task.resources)
+        return min(task.num_workers, self._slots) if is_capped else 2 * self._slots
+
+    def _resize(self, capacity: Capacity) -> None:
+        """Go on with more or fewer workers."""
+        self._slots = capacity.slots
+        for record in self.records.values():
+            record.most_leases = self._most_leases(record.task)
+        there = {**capacity.resources, **self._given}
+        for name in there.keys() | self._there.keys():
+            change = there.get(name, 0) - self._there.get(name, 0)
+            self._free[name] = self._free.get(name, 0) + change
+        self._there = there
+
+    @property
+    def slots(self) -> int:
+        """How many leases run at the same time, as the engine said last."""
+        return self._slots
 
     # The turns -------------------------------------------------------------------------------------------------------
 
@@ -123,6 +147,7 @@ class Loop:
             self._fill()
             if not self._held:
                 self._check_deadlock()
+                self._turn(TICK_S)  # what is ready waits for a worker that has it
                 continue
             idle = self._load < self._slots
             shareable = any(0 < record.leases < record.most_leases for record in self.records.values())
@@ -171,7 +196,7 @@ class Loop:
         return (
             self._load < self._slots
             and record.leases < record.most_leases
-            and all(amount <= self._free[name] for name, amount in record.task.resources.items())
+            and all(amount <= self._free.get(name, 0) for name, amount in record.task.resources.items())
         )
 
     def _lease(self, record: TaskRecord) -> bool:
@@ -213,6 +238,10 @@ class Loop:
         elif isinstance(event, WorkerEnded):
             task_id = event.lease.task_id if event.lease is not None else None
             self._notify(WorkerLost(worker=event.worker, reason=event.reason, task_id=task_id))
+        elif isinstance(event, Capacity):
+            self._resize(event)
+        elif isinstance(event, Notice):
+            self._notify(Message(text=event.text))
         elif isinstance(event, ProgramRefused):
             self._stop(event.task_id, f"its functions can't be loaded in a worker:\n{event.error}")
 
@@ -235,7 +264,11 @@ class Loop:
             for name, amount in record.task.resources.items():
                 self._free[name] += amount
             rest = np.flatnonzero(held.outcomes == Outcome.NONE)
-            held.outcomes[rest] = Outcome.LOST
+            if report.is_suspect and len(rest) == 1:
+                held.outcomes[rest] = Outcome.FAILED
+                report = replace(report, errors={**report.errors, int(rest[0]): report.crash or "its worker was lost"})
+            else:
+                held.outcomes[rest] = Outcome.SUSPECT if report.is_suspect else Outcome.LOST
             positions = np.concatenate([positions, rest])
         indices, outcomes = held.lease.indices[positions], held.outcomes[positions]
         accepted = self._scheduler.release(held.lease.task_id, indices, outcomes)

@@ -85,6 +85,15 @@ def remove_logs(log_dir: Path, task_ids: Iterable[str], *, only_empty: bool) -> 
     _remove_if_empty(log_dir)
 
 
+def append_log(log_dir: Path, task_id: str, slot: int, output: bytes) -> None:
+    """Add to a log here what a worker elsewhere printed."""
+    path = log_path(log_dir, task_id, slot)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as log:
+        if log.tell() < LARGEST_LOG_BYTES:
+            log.write(output)
+
+
 def has_logs(log_dir: Path, task_ids: Iterable[str]) -> bool:
     """Whether there is a log of one of these tasks."""
     return any(any((log_dir / file_name(task_id)).glob("worker-*.log")) for task_id in task_ids)

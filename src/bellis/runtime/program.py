@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import sys
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -67,11 +67,40 @@ class Program:
     """Whether what the function returns is sent home."""
     timeout_s: float | None
     """Most seconds that one block may take."""
+    is_worker_function: bool = False
+    """Whether the function takes blocks by itself, through a `Client`."""
+    workers: int = 1
+    """How many blocks of the task may run at the same time."""
+    resources: dict[str, int] = field(default_factory=dict)
+    """What one running block holds."""
+    init: Callable[[Any], None] | None = None
+    """Called with the `Context` of the task when it starts; never leaves this process."""
 
     @classmethod
     def of(cls, number: int, task: Task, grid: BlockGrid) -> Program:
         """Make the program of ``task``."""
-        return cls(number, task.task_id, grid, Functions.of(task), task.results, task.timeout)
+        return cls(
+            number,
+            task.task_id,
+            grid,
+            Functions.of(task),
+            task.results,
+            task.timeout,
+            bool(task.worker_function),
+            task.num_workers,
+            dict(task.resources),
+            task.init_callback_fn,
+        )
+
+    def packed(self) -> PackedProgram:
+        """Return the program as it travels to worker processes of this run.
+
+        Raises
+        ------
+        FunctionError
+            If a function, or something that it captures, can't be pickled.
+        """
+        return PackedProgram(self.number, self.task_id, self.keeps_results, self.timeout_s, self.dumps())
 
     def dumps(self) -> bytes:
         """Return the program as bytes for a worker process of this run.
@@ -85,7 +114,7 @@ class Program:
         for module in modules:
             cloudpickle.register_pickle_by_value(module)
         try:
-            return bytes(cloudpickle.dumps(self))
+            return bytes(cloudpickle.dumps(replace(self, init=None)))
         except Exception as error:
             culprit = _culprit(self.functions) or f"{type(error).__name__}: {error}"
             raise FunctionError(
@@ -95,6 +124,22 @@ class Program:
         finally:
             for module in modules:
                 cloudpickle.unregister_pickle_by_value(module)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedProgram:
+    """A program as bytes, and what whoever passes it on must know of it."""
+
+    number: int
+    """Position of the task in its run."""
+    task_id: str
+    """Name of the task."""
+    keeps_results: bool
+    """Whether what the function returns is sent home."""
+    timeout_s: float | None
+    """Most seconds that one block may take."""
+    payload: bytes
+    """The program, as cloudpickle."""
 
 
 def _functions(functions: Functions) -> Iterator[tuple[str, Any]]:

@@ -6,8 +6,6 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bellis.runtime.sizing import Pace
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -15,6 +13,7 @@ if TYPE_CHECKING:
     from bellis.planning.grid import Ints
     from bellis.runtime.lease import Lease
     from bellis.runtime.report import Failure
+    from bellis.runtime.sizing import Pace
     from bellis.tasks import Task
 
 
@@ -37,7 +36,7 @@ class TaskRecord:
     """How many of its leases may be with the engine."""
     sampled: int
     """The duration of every n-th block is kept."""
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace
     leases: int = 0
     failures: dict[int, Failure] = field(default_factory=dict)
     results: dict[int, bytes] = field(default_factory=dict)

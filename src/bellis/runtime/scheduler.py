@@ -121,7 +121,7 @@ class Scheduler:
         return [blocks.task for blocks in order if self._has_ready(blocks)]
 
     def acquire(self, task_id: str, limit: int = 1) -> Ints:
-        """Hand out at most ``limit`` blocks that may run at the same time; a retry comes alone.
+        """Hand out at most ``limit`` blocks that may run at the same time; a retry comes alone, suspects by themselves.
 
         Returns
         -------
@@ -142,6 +142,11 @@ class Scheduler:
         if wanted:
             parts.append(blocks.ready.pop(wanted))
         indices = np.concatenate(parts)
+        if not len(indices) and blocks.suspects:
+            part = blocks.suspects.popleft()
+            indices = part[:limit]
+            if len(part) > limit:
+                blocks.suspects.appendleft(part[limit:])
         if not len(indices):
             indices = blocks.retries.pop(1)
         blocks.state[indices] = RUNNING | CLAIMED
@@ -152,7 +157,7 @@ class Scheduler:
     def _has_ready(self, blocks: TaskBlocks) -> bool:
         if blocks.cancelled:
             return False
-        if blocks.returned or blocks.ready or blocks.retries:
+        if blocks.returned or blocks.ready or blocks.suspects or blocks.retries:
             return True
         while blocks.cursor is not None:
             found = self._advance(blocks, 1)
@@ -208,6 +213,7 @@ class Scheduler:
             accepted.done = indices[(outcomes == Outcome.SUCCESS) | (outcomes == Outcome.SKIPPED)]
             blocks.counts.skipped_count += int(np.count_nonzero(outcomes == Outcome.SKIPPED))
             self._give_back(blocks, indices[outcomes == Outcome.LOST])
+            self._give_back(blocks, indices[outcomes == Outcome.SUSPECT], suspect=True)
             for index in indices[outcomes == Outcome.FAILED].tolist():
                 self._fail(blocks, index, accepted)
         blocks.state[accepted.done] = DONE
@@ -231,13 +237,17 @@ class Scheduler:
             return indices, outcomes
         return indices[valid], None if outcomes is None else outcomes[valid]
 
-    def _give_back(self, blocks: TaskBlocks, lost: Ints) -> None:
+    @staticmethod
+    def _give_back(blocks: TaskBlocks, lost: Ints, *, suspect: bool = False) -> None:
         if blocks.cancelled:
             blocks.state[lost] = ORPHANED
             blocks.counts.orphaned_count += len(lost)
             return
         blocks.state[lost] = CLAIMED
-        blocks.returned.push(lost)
+        if suspect:
+            blocks.suspects.extend(part for part in np.array_split(lost, 2) if len(part))
+        else:
+            blocks.returned.push(lost)
         blocks.counts.ready_count += len(lost)
 
     @staticmethod

@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil
 
 from bellis.runtime.cell import LARGEST_LEASE
 
-TARGET_S = 0.1
-"""Work in one lease, for local workers: long against a round trip (0.1-0.3 ms), short against a person's patience."""
-LEAST_S = 0.002
-"""A lease shorter than this is not made shorter so that all slots get some."""
-SHORT_S = 0.5
-"""Against a longer lease, the wait for the next one is nothing; of a shorter one, a worker has two at hand."""
 ALONE = 8
 """The first blocks of a task travel alone: what they cost is not known, and they may all fail."""
 MEMORY = 0.8
 """Weight of what was known of a block's duration, against one more lease."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseSizes:
+    """How large leases should be where the workers are; seconds are those of work in one lease."""
+
+    target_s: float
+    """What a lease should be: long against a round trip, short against a person's patience."""
+    least_s: float
+    """A lease is not made shorter than this so that all slots get some."""
+    short_s: float
+    """Against a longer lease, the wait for the next one is nothing; of a shorter one, a worker has two at hand."""
+    most_blocks: int = LARGEST_LEASE
+    """No lease has more."""
+
+
+LOCAL = LeaseSizes(target_s=0.1, least_s=0.002, short_s=0.5)
+"""For workers on this machine, with round trips of 0.1 to 0.3 ms."""
+REMOTE = LeaseSizes(target_s=2.0, least_s=0.05, short_s=20.0, most_blocks=1024)
+"""For workers on other machines, with round trips of 2 to 20 ms."""
+
+
 class Pace:
-    """What is known of the duration of one task's blocks."""
+    """What is known of the duration of one task's blocks.
 
-    __slots__ = ("blocks", "mean_s")
+    Parameters
+    ----------
+    sizes
+        How large leases should be.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("blocks", "mean_s", "sizes")
+
+    def __init__(self, sizes: LeaseSizes = LOCAL) -> None:
+        self.sizes = sizes
         self.blocks = 0
         self.mean_s = 0.0
 
@@ -50,11 +72,11 @@ class Pace:
         if self.blocks < ALONE:
             return 1
         mean = max(self.mean_s, 1e-7)
-        wanted = min(TARGET_S / mean, LARGEST_LEASE)
+        wanted = min(self.sizes.target_s / mean, self.sizes.most_blocks)
         # Guided: the tail is cut small, so that all slots end together; and so is what is ready now.
-        fair = max(min(remaining / (4 * slots), ready / slots), LEAST_S / mean)
+        fair = max(min(remaining / (4 * slots), ready / slots), self.sizes.least_s / mean)
         return max(1, ceil(min(wanted, fair)))
 
     def is_short(self, blocks: int) -> bool:
         """Whether a lease of ``blocks`` is so short that a worker should have the next one at hand."""
-        return self.blocks >= ALONE and self.mean_s * blocks < SHORT_S
+        return self.blocks >= ALONE and self.mean_s * blocks < self.sizes.short_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -174,6 +175,8 @@ class TaskBlocks:
         self.attempts: dict[int, int] = {}
         most = 2**63 if is_open else grid.num_blocks
         self.returned, self.ready, self.retries = IndexQueue(most), IndexQueue(most), IndexQueue(most)
+        self.suspects: deque[Ints] = deque()
+        """Parts of leases that took their machine with them; each is handed out by itself."""
         self.cursor: Cursor | None = None
         self.cursor_counted = False
         self.started = False
