@@ -385,9 +385,39 @@ CASES = (
         sides=tuple(
             Side(
                 label=label, library="bellis", work=f"segmentation.{work}", prepare="segmentation.prepare",
-                full={"edge": 2048, "block": 256}, toy={"edge": 128, "block": 64}, rounds=3,
+                full={"edge": 2048, "block": 256}, toy={"edge": 64, "block": 32}, rounds=3,
             )
             for label, work in (("bellis", "segment_bellis"), ("limit: kernels alone, over 2 cores", "kernels_alone"))
+        ),
+    ),
+    Case(
+        name="dask_null", title="10^6 null blocks on a Dask cluster of two worker processes",
+        figures=(
+            Figure(label="blocks", key="blocks_per_s", unit="/s", more_is_better=True, must=100_000),
+            Figure(label="of client.map in the same cluster", key="of_map", unit="", more_is_better=True, must=50),
+        ),
+        sides=(
+            Side(
+                label="bellis", library="bellis", work="dask.null",
+                full={"blocks": 1_000_000}, toy={"blocks": 300},
+            ),
+            Side(
+                label="Dask, client.map", library="none", work="dask.mapped",
+                full={"blocks": 5000}, toy={"blocks": 100}, note="5,000 calls",
+            ),
+        ),
+    ),
+    Case(
+        name="dask_sleep", title="2,000 blocks that sleep 20 ms, on a Dask cluster of two worker processes",
+        figures=(
+            Figure(label="of ideal", key="efficiency", unit="%", more_is_better=True, must=0.97),
+            Figure(label="from first block to last", key="without_start", unit="%", more_is_better=True),
+        ),
+        sides=(
+            Side(
+                label="bellis", library="bellis", work="dask.efficiency",
+                full={"blocks": 2000, "busy": False}, toy={"blocks": 12, "busy": False},
+            ),
         ),
     ),
 )  # fmt: skip

@@ -17,9 +17,6 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from bellis.runtime.bitmap import reserve
 from bellis.runtime.lease import Outcome
 
 if TYPE_CHECKING:
@@ -118,6 +115,8 @@ class Finished(NamedTuple):
 
 def finished_blocks(memory: memoryview) -> Iterator[Finished]:
     """Yield the blocks that succeeded, as left in the cells of a run that was killed."""
+    import numpy as np  # not needed by the processes beside a `Client`, which should start quickly
+
     for slot in range(len(memory) // CELL_BYTES):
         for k in range(2):
             begin = slot * CELL_BYTES + HEADER * 8 + k * _REGION
@@ -133,6 +132,8 @@ def finished_blocks(memory: memoryview) -> Iterator[Finished]:
 def shared_memory(size: int, path: Path | None) -> tuple[int, mmap.mmap]:
     """Return zeroed memory that worker processes can map, as a descriptor and mapped here; nameless without a path."""
     if path is not None:
+        from bellis.runtime.bitmap import reserve
+
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         reserve(fd, size)
     elif hasattr(os, "memfd_create"):

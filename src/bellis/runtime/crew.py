@@ -91,7 +91,7 @@ class Crew:
     lock_fd
         Descriptor that the workers hold.
     environment
-        What workers find in their environment besides that of this process.
+        What workers find in their environment besides that of this process; None takes a variable out of it.
 
     Raises
     ------
@@ -109,7 +109,7 @@ class Crew:
         keeps_logs: bool = False,
         cells_path: Path | None = None,
         lock_fd: int | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
     ) -> None:
         self._most_workers = workers
         self._log_dir = log_dir
@@ -227,6 +227,16 @@ class Crew:
         """Have `events` return soon; the one method that other threads may call."""
         with contextlib.suppress(BlockingIOError, OSError):
             self._ringer.send(b"!")
+
+    def running(self) -> list[tuple[int, int, float]]:
+        """Return where workers are: lease, position in it, and for how many seconds they have been in that block."""
+        now, found = monotonic_ns(), []
+        for worker in self._workers.values():
+            lease_id, position, started_ns = worker.cell.current()
+            lease = worker.leases.get(lease_id)
+            if lease is not None and worker.cell.outcomes(lease_id)[position] == Outcome.NONE:
+                found.append((lease_id, position, max(0, now - started_ns) * 1e-9))
+        return found
 
     def cancel(self, lease_id: int, reason: str) -> None:
         """End a lease at once; if a worker is in it, by killing the worker."""
@@ -417,7 +427,8 @@ class Crew:
         self._nurseries += 1
         if self._nurseries > MOST_NURSERIES:
             raise EngineError(f"the process that starts workers ended {MOST_NURSERIES} times: giving up")
-        env = {**dict.fromkeys(THREAD_LIMITS, "1"), **os.environ, **self._environment}
+        wanted = {**dict.fromkeys(THREAD_LIMITS, "1"), **os.environ, **self._environment}
+        env = {name: value for name, value in wanted.items() if value is not None}
         held = [fd for fd in (self._cells_fd, self._lock_fd) if fd is not None]
         nursery = Nursery(self._cells_fd, str(self._log_dir), env, held)
         self._selector.register(nursery.control, selectors.EVENT_READ, None)

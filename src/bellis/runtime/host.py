@@ -56,7 +56,7 @@ class Host:
     workers
         How many worker processes there are at most.
     environment
-        What they find in their environment besides that of this process.
+        What they find in their environment besides that of this process; None takes a variable out of it.
     log_dir
         Where their logs are kept; None: nowhere, reports carry what was printed.
 
@@ -67,7 +67,7 @@ class Host:
     """
 
     def __init__(
-        self, workers: int, *, environment: Mapping[str, str] | None = None, log_dir: Path | None = None
+        self, workers: int, *, environment: Mapping[str, str | None] | None = None, log_dir: Path | None = None
     ) -> None:
         folder = log_dir or Path(tempfile.mkdtemp(prefix="bellis-host-"))
         self._own_folder = folder if log_dir is None else None
@@ -124,6 +124,18 @@ class Host:
     def hurry(self, *, report: bool, share: bool) -> None:
         """See `Engine.hurry`."""
         self._wish(lambda: self._crew.hurry(report=report, share=share))
+
+    def running(self) -> list[tuple[int, int, float]]:
+        """Return where workers are now: lease, position in it, seconds in that block; see `Crew.running`."""
+        found: list[tuple[int, int, float]] = []
+        is_there = threading.Event()
+
+        def look() -> None:
+            found.extend(self._crew.running())
+            is_there.set()
+
+        self._wish(look)
+        return found if is_there.wait(LOOK_S) else []
 
     def drain(self) -> None:
         """Have every worker stop after the block that it runs."""
