@@ -49,11 +49,11 @@ napoleon_use_ivar = True
 # Names that have no page here: of other libraries, short names for types, and what comes with later versions.
 OUTSIDE = re.compile(
     r"(numpy|np|npt|collections\.abc|fractions|pathlib|os|enum|typing)\."
-    r"|(Any|Callable|InitVar|Iterable|Iterator|Literal|Mapping|NDArray|Path|Protocol|Self|Sequence)$"
+    r"|(AbstractContextManager|Any|Callable|InitVar|Iterable|Iterator|Literal|Mapping|NDArray|Path|Protocol|Self|Sequence)$"
     r"|(Check|CoordinateLike|DTypes?|Edge|Fit|Ints|Lut|Method|Missing|OnChanged|RationalsLike|Regions|Snap|_?Source)$"
-    r"|(AnyDescription|Compression|DatasetPath|Index|Marker|MissingPolicy|Payload|RoiLike)$"
+    r"|(AnyDescription|Compression|DatasetPath|Index|Marker|MissingPolicy|Payload|RoiLike|Security)$"
     r"|(AttributeType|GraphPlace|Ids|Names|Places|Policy|Rows|Values)$"
-    r"|(Mapping\[str|dict\[int|tuple\[int|(str \| )?tuple\[str|low|high|Context)$"
+    r"|(Mapping\[str|dict\[int|tuple\[int|(str \| )?tuple\[str|low|high)$"
 )
 
 _set_aside: dict[str, list[str]] = {}

@@ -17,7 +17,7 @@ import pytest
 import bellis
 from bellis.engines.inline import InlineEngine
 from bellis.engines.local import LocalEngine
-from bellis.errors import EngineError, FunctionError, JournalMismatchError, TaskError
+from bellis.errors import EngineError, JournalMismatchError, TaskError
 from bellis.geometry import Roi
 from bellis.runtime.events import Message, RunStarted, TaskProgress
 from bellis.testing.blocks import Notes, Recorder, line, noting, until
@@ -234,11 +234,9 @@ def test_a_task_says_how_many_workers_a_run_has(run: Any) -> None:
     assert report.workers == recorder.of(RunStarted)[0].workers == 1
 
 
-def test_what_this_version_can_not_do_is_an_error_before_anything_runs(run: Any) -> None:
-    with pytest.raises(FunctionError, match=r"takes no block\. Worker functions .* does not have yet"):
-        run(line(lambda: None, 3))
-    with pytest.raises(TaskError, match=r"init_callback_fn .* use setup="):
-        run(line(lambda _: None, 3, init_callback_fn=print))
+def test_a_worker_function_has_no_results_which_is_an_error_before_anything_runs(run: Any) -> None:
+    with pytest.raises(TaskError, match="has results=True, but a worker function"):
+        run(line(lambda: None, 3, results=True))
 
 
 def test_an_engine_that_there_is_not_is_an_error_that_names_those_that_there_are(run: Any) -> None:

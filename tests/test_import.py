@@ -49,9 +49,9 @@ def test_every_public_name_is_there() -> None:
 
 def test_the_names_of_a_daisy_script_are_there() -> None:
     names = {
-        "Array", "Block", "BlockStatus", "BlockwiseDependencyGraph", "Coordinate", "DependencyGraph", "Pipeline", "Roi",
-        "Scheduler", "SerialServer", "Server", "Task", "expand_roi_to_grid", "expand_write_roi_to_grid",
-        "get_worker_log_basename", "open_ds", "persistence", "prepare_ds", "run_blockwise",
+        "Array", "Block", "BlockStatus", "BlockwiseDependencyGraph", "Client", "Context", "Coordinate",
+        "DependencyGraph", "Pipeline", "Roi", "Scheduler", "SerialServer", "Server", "Task", "expand_roi_to_grid",
+        "expand_write_roi_to_grid", "get_worker_log_basename", "open_ds", "persistence", "prepare_ds", "run_blockwise",
     }  # fmt: skip
     assert names <= set(bellis.__all__)
 
@@ -113,6 +113,10 @@ def tree(error: type[BaseException]) -> list[type[BaseException]]:
         (errors.JournalMismatchError, errors.JournalError),
         (errors.JournalCorruptError, errors.JournalError),
         (errors.EngineError, errors.RunError),
+        (errors.ServiceError, errors.EngineError),
+        (errors.ServiceError, ConnectionError),
+        (errors.ContextError, errors.RunError),
+        (errors.ContextError, KeyError),
     ],
 )
 def test_each_error_is_also_the_one_that_a_caller_would_catch(error: Any, builtin: Any) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bellis.errors import BellisError as BellisError
     from bellis.errors import BlockNotReadyError as BlockNotReadyError
     from bellis.errors import CacheMismatchError as CacheMismatchError
+    from bellis.errors import ContextError as ContextError
     from bellis.errors import DamagedBlockError as DamagedBlockError
     from bellis.errors import DeadlockError as DeadlockError
     from bellis.errors import DescriptionError as DescriptionError
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from bellis.errors import JournalMismatchError as JournalMismatchError
     from bellis.errors import MissingBlockError as MissingBlockError
     from bellis.errors import RunError as RunError
+    from bellis.errors import ServiceError as ServiceError
     from bellis.errors import TaskError as TaskError
     from bellis.errors import TransientError as TransientError
     from bellis.errors import VolumeError as VolumeError
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
     from bellis.runtime.report import RunReport as RunReport
     from bellis.runtime.scheduler import Scheduler as Scheduler
     from bellis.runtime.state import TaskState as TaskState
+    from bellis.service.client import Client as Client
+    from bellis.service.context import Context as Context
     from bellis.tasks import Block as Block
     from bellis.tasks import BlockStatus as BlockStatus
     from bellis.tasks import Pipeline as Pipeline
@@ -80,10 +84,11 @@ _ROOMS = {
     "bellis.arrays": ("Array", "Multiscale", "open_ds", "prepare_ds"),
     "bellis.errors": (
         "AccessError", "ArrayError", "ArrayExistsError", "BellisError", "BlockNotReadyError", "CacheMismatchError",
-        "DamagedBlockError", "DeadlockError", "DescriptionError", "DownloadError", "EngineError", "FetchError",
-        "FunctionError", "GeometryError", "GraphError", "GraphExistsError", "GraphMismatchError", "GraphMissingError",
-        "GraphReadOnlyError", "GraphServerError", "JournalCorruptError", "JournalError", "JournalLockedError",
-        "JournalMismatchError", "MissingBlockError", "RunError", "TaskError", "TransientError", "VolumeError",
+        "ContextError", "DamagedBlockError", "DeadlockError", "DescriptionError", "DownloadError", "EngineError",
+        "FetchError", "FunctionError", "GeometryError", "GraphError", "GraphExistsError", "GraphMismatchError",
+        "GraphMissingError", "GraphReadOnlyError", "GraphServerError", "JournalCorruptError", "JournalError",
+        "JournalLockedError", "JournalMismatchError", "MissingBlockError", "RunError", "ServiceError", "TaskError",
+        "TransientError", "VolumeError",
     ),
     "bellis.geometry": ("Coordinate", "Roi", "expand_roi_to_grid", "expand_write_roi_to_grid"),
     "bellis.graphs": ("DiGraph", "Graph", "Vec", "open_graph"),
@@ -92,6 +97,8 @@ _ROOMS = {
     "bellis.runtime.report": ("RunReport",),
     "bellis.runtime.scheduler": ("Scheduler",),
     "bellis.runtime.state": ("TaskState",),
+    "bellis.service.client": ("Client",),
+    "bellis.service.context": ("Context",),
     "bellis.tasks": ("Block", "BlockStatus", "Pipeline", "Task"),
 }  # fmt: skip
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
@@ -103,11 +110,6 @@ __all__ = sorted({*_HOME, *_MODULES} - {"DiGraph", "Graph"})  # these two need n
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"Client", "Context"}:
-        raise AttributeError(
-            f"bellis.{name} is for worker functions, which this version does not have yet: pass a process_function "
-            "that takes a block"
-        )
     if name in _MODULES:
         return import_module(_MODULES[name])
     room = _HOME.get(name)

@@ -130,3 +130,20 @@ class JournalCorruptError(JournalError):
 
 class EngineError(RunError):
     """An engine that can't be found, started, or kept alive."""
+
+
+class ServiceError(EngineError, ConnectionError):
+    """A run that a worker or a client can't reach, or that does not know its token.
+
+    ``is_other_run`` says that what answers there is another run by now.
+    """
+
+    def __init__(self, message: str, *, is_other_run: bool = False) -> None:
+        super().__init__(message)
+        self.is_other_run = is_other_run
+
+
+class ContextError(RunError, KeyError):
+    """A client that is not told which run it belongs to."""
+
+    __str__ = Exception.__str__  # a KeyError shows its message in quotes

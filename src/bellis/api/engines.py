@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
-from bellis.errors import EngineError, FunctionError, TaskError
+from bellis.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,27 +15,19 @@ if TYPE_CHECKING:
 
 
 def engine_for(engine: str | Engine, tasks: Sequence[Task]) -> Engine:
-    """Return the engine to run ``tasks`` on.
+    """Return the engine to run ``tasks`` on; one that serves clients as well if a task needs that.
 
     Raises
     ------
     EngineError
         If no engine has that name.
-    FunctionError, TaskError
-        If a task needs what this version does not have.
     """
-    for task in tasks:
-        if task.worker_function:
-            raise FunctionError(
-                f"task {task.task_id!r}: its process_function takes no block. Worker functions take blocks through "
-                "a Client, which this version does not have yet: pass a function that takes a block"
-            )
-        if task.init_callback_fn is not None:
-            raise TaskError(
-                f"task {task.task_id!r}: init_callback_fn is for workers that take blocks through a Client, which "
-                "this version does not have yet: use setup= to prepare a worker"
-            )
-    return engine_named(engine) if isinstance(engine, str) else engine
+    chosen = engine_named(engine) if isinstance(engine, str) else engine
+    if not any(task.worker_function or task.init_callback_fn is not None for task in tasks):
+        return chosen
+    from bellis.service.engine import ServiceEngine
+
+    return chosen if isinstance(chosen, ServiceEngine) else ServiceEngine(beside=chosen)
 
 
 def engine_named(name: str) -> Engine:
