@@ -11,8 +11,9 @@ from typing import Any
 
 from benchmarks.cases import CASES
 from benchmarks.machine import describe
-from benchmarks.runner import run_case
+from benchmarks.runner import ROOT, fresh, limit_memory, run_case
 from benchmarks.table import render
+from benchmarks.warm import Warm
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
@@ -39,9 +40,11 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.peers is not None:
         pythons["daisy"] = pythons["peers"] = str(options.peers.absolute())
     results: dict[str, Any] = {"machine": describe(pythons.get("peers")), "cases": {}}
-    for case in CASES:
-        if case.name in options.names or not options.names:
-            results["cases"][case.name] = run_case(case, pythons, rounds=options.rounds, toy=options.toy, say=_say)
+    chosen = [case for case in CASES if case.name in options.names or not options.names]
+    with Warm(ROOT, limit_memory) as warm:
+        how: dict[str, Any] = {"rounds": options.rounds, "toy": options.toy, "start": warm if options.toy else fresh}
+        for case in chosen:
+            results["cases"][case.name] = run_case(case, pythons, say=_say, **how)
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1))
     return results

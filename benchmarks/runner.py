@@ -13,12 +13,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Event, Timer
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from benchmarks.machine import Others
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from benchmarks.cases import Case, Side
 
@@ -31,8 +31,17 @@ Sample = dict[str, Any]
 ``error``."""
 
 
+class Start(Protocol):
+    """Does one piece of work in a process of its own."""
+
+    def __call__(
+        self, python: str, words: Sequence[str], place: Path, log: Path, timeout_s: float
+    ) -> tuple[int | None, float]:
+        """Do it; return the exit code, None if it took too long, and the seconds that it took."""
+
+
 def run_case(
-    case: Case, pythons: Mapping[str, str], *, rounds: int, toy: bool, say: Callable[[str], None]
+    case: Case, pythons: Mapping[str, str], *, rounds: int, toy: bool, start: Start, say: Callable[[str], None]
 ) -> dict[str, list[Sample]]:
     """Run a benchmark.
 
@@ -46,6 +55,8 @@ def run_case(
         How often each side runs: A B A B.
     toy
         Run at toy size.
+    start
+        Starts the processes.
     say
         Called with a line after each process.
 
@@ -66,7 +77,7 @@ def run_case(
                 works = [side.prepare] if side.prepare and not own else []
                 for work in (*works, side.work):
                     place = prepared.get(side.label) or _place(stack)  # else it would find what it left before
-                    sample = _process(side, work, pythons[side.library], place, toy=toy)
+                    sample = _process(side, work, pythons[side.library], place, start, toy=toy)
                     say(f"{case.name}, {side.label}, {work}: {_brief(sample)}")
                     if _is_bad(sample):
                         break
@@ -86,19 +97,31 @@ def _brief(sample: Sample) -> str:
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in sample.items())
 
 
-def _process(side: Side, work: str, python: str, place: Path, *, toy: bool) -> Sample:
+def _process(side: Side, work: str, python: str, place: Path, start: Start, *, toy: bool) -> Sample:
     """Do one piece of work in a new process, in a directory of its side."""
     out, log = place / "sample.json", place / "output.txt"
     out.unlink(missing_ok=True)
-    parameters = json.dumps(side.toy if toy else side.full)
-    command = [python, "-m", "benchmarks.work", side.library, work, parameters, str(out)]
+    words = (side.library, work, json.dumps(side.toy if toy else side.full), str(out))
+    others = Others()
+    code, seconds = start(python, words, place, log, side.timeout_s)
+    if code is None:
+        return {"timeout_s": side.timeout_s}
+    if code or not out.exists():
+        tail = log.read_text(errors="replace").strip().splitlines()[-1:]
+        return {"error": f"exit code {code}: {''.join(tail)[:200]}"}
+    return {**json.loads(out.read_text()), "process_s": seconds, "others": others.share()}
+
+
+def fresh(python: str, words: Sequence[str], place: Path, log: Path, timeout_s: float) -> tuple[int | None, float]:
+    """Do one piece of work in a new interpreter; as `Start`."""
+    command = [python, "-m", "benchmarks.work", *words]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    is_late, others = Event(), Others()
+    is_late = Event()
     with log.open("wb") as output:
         began = perf_counter()
         process = subprocess.Popen(
             command, cwd=place, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=_limit_memory,
+            start_new_session=True, preexec_fn=limit_memory,
         )  # fmt: skip
 
         def end() -> None:
@@ -109,7 +132,7 @@ def _process(side: Side, work: str, python: str, place: Path, *, toy: bool) -> S
             is_late.set()
             end()
 
-        timer = Timer(side.timeout_s, expire)  # Popen.wait(timeout) looks only every 50 ms
+        timer = Timer(timeout_s, expire)  # Popen.wait(timeout) looks only every 50 ms
         timer.start()
         try:
             code = process.wait()
@@ -118,15 +141,11 @@ def _process(side: Side, work: str, python: str, place: Path, *, toy: bool) -> S
             timer.cancel()
             end()
             process.wait()
-    if is_late.is_set():
-        return {"timeout_s": side.timeout_s}
-    if code or not out.exists():
-        tail = log.read_text(errors="replace").strip().splitlines()[-1:]
-        return {"error": f"exit code {code}: {''.join(tail)[:200]}"}
-    return {**json.loads(out.read_text()), "process_s": seconds, "others": others.share()}
+    return None if is_late.is_set() else code, seconds
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """Let this process map only a part of the machine's memory."""
     if sys.platform == "linux":
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         resource.setrlimit(resource.RLIMIT_AS, (int(total * MEMORY_SHARE),) * 2)

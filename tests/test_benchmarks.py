@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.runner import fresh
+from benchmarks.warm import Warm
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
@@ -46,6 +49,38 @@ def test_the_peers_do_the_same_work(tmp_path: Path) -> None:
     for name, sides in cases.items():
         for label, samples in sides.items():
             assert all("process_s" in sample for sample in samples), f"{name}, {label}: {samples}"
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_work_of_full_size_has_an_interpreter_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    done = benchmarks("--rounds", "2", "--json", path, "plan_1d")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^plan_1d, bellis, (\S+): seconds", done.stderr, re.MULTILINE) == ["scheduling.planned"] * 2
+    samples = json.loads(path.read_text())["cases"]["plan_1d"]["bellis"]
+    assert all(0 < sample["seconds"] < sample["process_s"] for sample in samples)
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_work_that_fails_or_takes_too_long_is_said_to(tmp_path: Path, *, is_warm: bool) -> None:
+    with Warm(ROOT, lambda: None) as warm:
+        start = warm if is_warm else fresh
+
+        def run(work: str, parameters: dict[str, Any], timeout_s: float) -> tuple[int | None, float]:
+            words = ["none", work, json.dumps(parameters), str(tmp_path / "out")]
+            return start(sys.executable, words, tmp_path, tmp_path / "log", timeout_s)
+
+        code, _ = run("pool.none", {}, 60)
+        assert code == 1
+        assert "has no attribute 'none'" in (tmp_path / "log").read_text().splitlines()[-1]
+        code, seconds = run("pool.imap", {"blocks": 10**9, "chunksize": 1}, 0.5)
+        assert code is None
+        assert seconds >= 0.5
+        assert run("pool.imap", {"blocks": 10, "chunksize": 1}, 60)[0] == 0
+        assert json.loads((tmp_path / "out").read_text())["blocks_per_s"] > 0
 
 
 def test_the_table_shows_medians_ratios_targets_and_peers_that_never_ended(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tensorstore
 import zarr
 
 from bellis.arrays import open_ds, prepare_ds
+from bellis.arrays import tensorstore as arrays_tensorstore
 from bellis.errors import ArrayError
 from bellis.geometry import Roi
 from bellis.testing.servers import http_server, s3_server
@@ -133,12 +135,15 @@ def test_a_server_that_refuses_is_an_error_with_its_answer(tmp_path: Path) -> No
         open_ds(f"{url}/a.zarr")
 
 
-@pytest.mark.slow
-def test_a_server_that_is_not_there_is_an_error_and_no_long_wait() -> None:
+def test_a_server_that_is_not_there_is_an_error_and_no_long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = arrays_tensorstore._CONTEXT
+    assert options["http_request_retries"] == {"max_retries": 5, "initial_delay": "250ms", "max_delay": "4s"}  # 8 s
+    soon = {**options, "http_request_retries": {"max_retries": 5, "initial_delay": "1ms", "max_delay": "1ms"}}
+    monkeypatch.setattr("bellis.arrays.keyvalue.library", lambda: (tensorstore, tensorstore.Context(soon)))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and not listening: nobody answers here
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(ArrayError, match=f"can't read {url}/plain/zarr.json: .*[Cc]onnect"):
+        with pytest.raises(ArrayError, match=f"can't read {url}/plain/zarr.json: .*All 5 retry.*[Cc]onnect"):
             open_ds(f"{url}/plain")
 
 

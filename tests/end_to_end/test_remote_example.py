@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,8 @@ from bellis.testing.specimen import specimen
 from bellis.volumes import CachedVolume
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
 ndimage = pytest.importorskip("scipy.ndimage")
@@ -103,7 +107,7 @@ def test_the_demo_shows_what_it_says_and_starts_afresh(tmp_path: Path) -> None:
     check(said, output, simulated)
 
     (output / "notes.txt").touch()  # nothing is removed but what it has made
-    mine = np.random.default_rng(3).integers(0, 255, (7, 70, 90)).astype(np.uint8)
+    mine = np.random.default_rng(3).integers(0, 255, (5, 6, 40)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "mine.tif", mine)
     said = run_demo("--input", "mine.tif", cwd=tmp_path)
     assert "serves mine.tif" in said
@@ -112,21 +116,36 @@ def test_the_demo_shows_what_it_says_and_starts_afresh(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"demo-remote", "mine.tif"}
 
 
+@contextmanager
+def begun(*words: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start the demo, wait until it has read, and yield it and what it has said; next, it runs a task."""
+    command = [sys.executable, "-u", EXAMPLE / "demo.py", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=cwd, text=True, start_new_session=True, **pipes) as process:
+        said = ""
+        try:
+            while "made" not in said:
+                line = process.stdout.readline()
+                assert line, process.stderr.read()
+                said += line
+            yield process, said
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 @pytest.mark.skipif(not DATA.exists(), reason="needs the real stack")
 def test_the_demo_shows_the_real_stack_if_it_is_there(tmp_path: Path) -> None:
-    said = run_demo("--size", "128", "--output", "here", cwd=tmp_path)
-    assert f"serves {DATA.name}, 20 x 128 x 128 voxels" in said
-    check(said, tmp_path / "here", tifffile.imread(DATA)[:, :128, :128])
+    with begun("--size", "128", "--output", "here", cwd=tmp_path) as (_, said):
+        assert f"serves {DATA.name}, 20 x 128 x 128 voxels" in said
+        shutil.copy(tmp_path / "here" / "volume.json", tmp_path)  # beside it is another cache
+        with CachedVolume(tmp_path / "volume.json") as volume:
+            np.testing.assert_array_equal(volume[5:9, 20:60, 100:], tifffile.imread(DATA)[5:9, 20:60, 100:128])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_the_server_ends_with_the_demo(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-u", EXAMPLE / "demo.py", "--simulated", "--size", "100"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        while "made" not in process.stdout.readline():  # it reads; next, it runs a task
-            pass
+    with begun("--simulated", "--size", "100", cwd=tmp_path) as (process, _):
         children = psutil.Process(process.pid).children(recursive=True)
         (server,) = servers(tmp_path / "demo-remote")
         assert server in [child.pid for child in children]

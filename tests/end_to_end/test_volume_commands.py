@@ -290,7 +290,8 @@ def test_of_a_volume_of_which_nothing_is_kept_all_is_missing(em: Served, command
     assert "bellis volume download em.json" in shown
 
 
-def test_a_token_in_a_url_is_not_shown() -> None:
+def test_a_token_in_a_url_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     url = "http://127.0.0.1:9/{x_start}-{x_stop}?token=s3cret"
     source = {"url_format": url, "payload": "raw", "axes": "x", "dtype": "uint8", "shape": [4]}
     said = {"_schema_name": "bellis-volume-description", "_schema_version": 1.0, "name": "em", "source": source}

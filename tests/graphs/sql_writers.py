@@ -30,7 +30,7 @@ METADATA = Metadata(
 )
 SIZE = 60
 SHARED = 6
-KILLS = 30
+KILLS = 12
 WRITERS = 8
 ROUNDS = 6
 

@@ -24,9 +24,9 @@ from bellis.graphs.metadata import Metadata
 if TYPE_CHECKING:
     from pathlib import Path
 
-NUM_KILLS = 30
+NUM_KILLS = 12
 NUM_WRITERS = 8
-NUM_WRITES = 6
+NUM_WRITES = 4
 META = Metadata(
     node_attrs={"position": Kind("float", 1), "turn": Kind("int")}, edge_attrs={"turn": Kind("int")}, is_open=False
 )
@@ -70,7 +70,7 @@ def grow(backend, metadata, number):
         ), metadata)
         os.write(1, b"%d\\n" % ids[0])
 
-NUM_WRITES = 6
+NUM_WRITES = 4
 for line in sys.stdin:
     what, number, path = line.rstrip("\\n").split(" ", 2)
     pid = os.fork()
@@ -167,8 +167,8 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_the_graph_as_before_or_aft
             assert turn_of(backend, EVERYWHERE) == turn
     finally:
         forker.end()
-    assert turn > 10
-    assert num_left > 5
+    assert turn > 5
+    assert num_left > 2
     backend.write(state(turn + 1), META)
     assert turn_of(backend) == turn + 1
     check_files(backend)
@@ -196,17 +196,17 @@ def test_eight_processes_that_write_the_same_chunks_lose_nothing(tmp_path: Path)
     check_files(backend)
 
 
-def test_a_reader_amid_a_hundred_rewrites_always_sees_one_of_them(tmp_path: Path) -> None:
+def test_a_reader_amid_fifty_rewrites_always_sees_one_of_them(tmp_path: Path) -> None:
     backend, reader = FileBackend(tmp_path / "g", 10), FileBackend(tmp_path / "g")
     backend.save(META)
     backend.write(state(0), META)
     seen = [0]
     with ThreadPoolExecutor(1) as pool:
-        writes = pool.submit(lambda: [backend.write(state(turn), META) for turn in range(1, 101)])
+        writes = pool.submit(lambda: [backend.write(state(turn), META) for turn in range(1, 51)])
         while not writes.done():
             seen += [turn_of(reader, query) for query in (ALL, EVERYWHERE)]
         writes.result()
     assert seen == sorted(seen)
-    assert len(set(seen)) > 10
-    assert turn_of(reader) == 100
+    assert len(set(seen)) > 5
+    assert turn_of(reader) == 50
     check_files(backend)

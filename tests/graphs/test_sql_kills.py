@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from graphs.sql_writers import opened, versions_in
+from graphs.sql_writers import KILLS, opened, versions_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 SCRIPT = Path(__file__).with_name("sql_writers.py")
@@ -33,7 +33,7 @@ def run(what: str, place: str, seed: int = 0) -> str:
 
 def test_writers_that_are_killed_lose_nothing_that_was_acknowledged(place: str) -> None:
     acknowledged = int(run("kills", place, seed=20261121))
-    assert acknowledged >= 30
+    assert acknowledged >= KILLS
     backend = opened(place)
     assert max(versions_in(backend).values()) >= acknowledged
     backend.close()

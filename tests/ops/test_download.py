@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -29,6 +25,7 @@ from bellis.planning.skip import skipped_blocks
 from bellis.volumes import CachedVolume
 from bellis.volumes.blocks import Blocks
 from bellis.volumes.setup import view_layout
+from forked import Forked
 from volumes.served import NUM_BLOCKS, Served, served
 
 if TYPE_CHECKING:
@@ -271,33 +268,43 @@ def test_a_verification_tells_of_damaged_blocks_and_changes_nothing(run: Run, em
 # Killed ---------------------------------------------------------------------------------------------------------
 
 DOWNLOAD = """
-import sys
 import bellis
+import bellis.volumes.cached
+import tensorstore
 from bellis import ops
-if __name__ == "__main__":
-    report = bellis.run(ops.download(sys.argv[1], group=3), "local", workers=2, progress=False, log_dir=sys.argv[2])
-    sys.exit(0 if report.ok else 1)
+
+def main(description, logs, number=1, count=1):
+    task = ops.download(description, group=3, part=(int(number), int(count)))
+    report = bellis.run(task, "local", workers=2, progress=False, log_dir=logs)
+    assert report.ok, report
 """
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forked]:
+    with Forked(tmp_path_factory.mktemp("downloads"), DOWNLOAD) as runs:
+        yield runs
 
 
 @pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.parametrize("num_asked", [1, 4, 9, 15])
-def test_a_download_that_is_killed_goes_on_with_the_rest(tmp_path: Path, num_asked: int) -> None:
+def test_a_download_that_is_killed_goes_on_with_the_rest(tmp_path: Path, downloads: Forked, num_asked: int) -> None:
     with served(tmp_path) as em:
         em.latency_s = 0.05
-        words = [sys.executable, "-c", DOWNLOAD, str(em.description), str(tmp_path / "logs")]
-        with subprocess.Popen(words, start_new_session=True, cwd=tmp_path) as process:
-            while sum(em.asked.values()) < num_asked and process.poll() is None:
-                time.sleep(0.002)
-            os.killpg(process.pid, signal.SIGKILL)
+        words = [str(em.description), str(tmp_path / "logs")]
+        process = downloads.start(*words)
+        while sum(em.asked.values()) < num_asked:
+            assert downloads.code(timeout_s=0.002) is None
+        downloads.kill(process)
         time.sleep(em.latency_s)
         with CachedVolume(em.description) as volume:
             there = volume.cache.presence()
             stored = {"/".join(map(str, at)) for at in np.argwhere(there)}
         assert len(stored) < NUM_BLOCKS
         em.asked.clear()
-        subprocess.run(words, check=True, timeout=60, cwd=tmp_path)
+        downloads.start(*words)
+        assert downloads.code() == 0
         assert stored.isdisjoint(em.asked)
         assert len(stored) + len(em.asked) == NUM_BLOCKS
         with CachedVolume(em.description) as volume:
@@ -307,10 +314,10 @@ def test_a_download_that_is_killed_goes_on_with_the_rest(tmp_path: Path, num_ask
 @pytest.mark.integration
 @pytest.mark.slow
 def test_two_processes_that_take_a_part_each_fill_everything(tmp_path: Path) -> None:
-    code = DOWNLOAD.replace("group=3", "group=3, part=(int(sys.argv[3]), 2)")
-    with served(tmp_path) as em:
-        words = [sys.executable, "-c", code, str(em.description), str(tmp_path / "logs")]
-        processes = [subprocess.Popen([*words, str(number)], cwd=tmp_path) for number in (1, 2)]
-        assert [process.wait(60) for process in processes] == [0, 0]
+    (tmp_path / "other").mkdir()
+    with served(tmp_path) as em, Forked(tmp_path, DOWNLOAD) as one, Forked(tmp_path / "other", DOWNLOAD) as other:
+        for number, runs in enumerate((one, other), start=1):
+            runs.start(str(em.description), str(tmp_path / "logs"), str(number), "2")
+        assert [runs.code() for runs in (one, other)] == [0, 0]
         assert set(em.asked.values()) == {1}
         assert len(em.asked) == NUM_BLOCKS

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +14,7 @@ from scipy import ndimage
 import bellis
 from bellis import Array, Pipeline, open_ds, ops, prepare_ds
 from bellis.runtime.lock import Lock
+from forked import Forked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +41,7 @@ def add(a, b):
 
 
 def output(folder, name, dtype):
-    return prepare_ds(folder / "out.zarr" / name, shape=(48, 48, 48), dtype=dtype, chunk_shape=(8, 8, 8))
+    return prepare_ds(folder / "out.zarr" / name, shape=(32, 32, 32), dtype=dtype, chunk_shape=(8, 8, 8))
 
 
 def pipeline(folder):
@@ -52,11 +50,11 @@ def pipeline(folder):
     numbers = label(mask, labels, block_shape=8)
     table = measure(large, folder / "table.parquet", block_shape=8)
     counts = reduce(histogram, add, large, block_shape=8, scratch=folder)
-    return numbers + remove_small(labels, large, 20, block_shape=8) + (table | counts)
+    return numbers + remove_small(labels, large, 10, block_shape=8) + (table | counts)
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def main(name):
+    folder = Path(name)
     report = bellis.run(pipeline(folder), workers=2, progress=False, journal=folder / "journal")
     assert report.ok, report
     values = [report.value(name) for name in ("label", "remove_small", "measure")]
@@ -64,14 +62,8 @@ if __name__ == "__main__":
 """
 
 
-def start(folder: Path, name: str) -> subprocess.Popen[bytes]:
-    (folder / name).mkdir(exist_ok=True)
-    return subprocess.Popen([sys.executable, "script.py", name], cwd=folder, start_new_session=True)
-
-
-def kill(run: subprocess.Popen[bytes], folder: Path) -> None:
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+def kill(runs: Forked, pid: int, folder: Path) -> None:
+    runs.kill(pid)
     if (folder / "journal" / "lock").exists():
         Lock(folder / "journal" / "lock").release()  # waits until workers in other groups are gone
 
@@ -86,25 +78,36 @@ def outcome(folder: Path) -> tuple[object, ...]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_ten_runs_killed_at_random_moments_change_nothing(tmp_path: Path) -> None:
-    smooth = ndimage.gaussian_filter(np.random.default_rng(0).random((48, 48, 48), np.float32), 1.2)
+    smooth = ndimage.gaussian_filter(np.random.default_rng(0).random((32, 32, 32), np.float32), 1.2)
     mask = prepare_ds(tmp_path / "mask.zarr", shape=smooth.shape, dtype=bool, chunk_shape=(16, 16, 16))
-    mask[mask.roi] = smooth > np.quantile(smooth, 0.7)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    assert start(tmp_path, "calm").wait() == 0
-    calm = outcome(tmp_path / "calm")
-    assert json.loads(calm[3])[0] > json.loads(calm[3])[2] > 10  # type: ignore[arg-type]
-
+    mask[mask.roi] = smooth > np.quantile(smooth, 0.8)
     rng, kills, wild = random.Random(5), 0, 0
-    while kills < 10:
-        run = start(tmp_path, f"wild{wild}")
-        try:
-            assert run.wait(rng.uniform(0.3, 1.0)) == 0
-            assert outcome(tmp_path / f"wild{wild}") == calm
-            wild += 1
-        except subprocess.TimeoutExpired:
-            kill(run, tmp_path / f"wild{wild}")
-            kills += 1
-    assert start(tmp_path, f"wild{wild}").wait() == 0
+    with Forked(tmp_path, SCRIPT) as runs:
+
+        def start(name: str) -> int:
+            (tmp_path / name).mkdir(exist_ok=True)
+            return runs.start(name)
+
+        start("first")
+        assert runs.code() == 0
+        began = time.monotonic()
+        start("calm")
+        assert runs.code() == 0
+        calm_s = time.monotonic() - began
+        calm = outcome(tmp_path / "calm")
+        assert json.loads(calm[3])[0] > json.loads(calm[3])[2] > 10  # type: ignore[arg-type]
+        while kills < 10:
+            run = start(f"wild{wild}")
+            code = runs.code(rng.uniform(0.05, 0.5) * calm_s)
+            if code is None:
+                kill(runs, run, tmp_path / f"wild{wild}")
+                kills += 1
+            else:
+                assert code == 0
+                assert outcome(tmp_path / f"wild{wild}") == calm
+                wild += 1
+        start(f"wild{wild}")
+        assert runs.code() == 0
     assert outcome(tmp_path / f"wild{wild}") == calm
 
 

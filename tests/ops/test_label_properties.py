@@ -20,7 +20,9 @@ from objects import assert_same_objects
 if TYPE_CHECKING:
     from pathlib import Path
 
-anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+anywhere = settings(
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 
 
 def labelled(mask: np.ndarray, folder: Path, **options: object) -> tuple[np.ndarray, int]:

@@ -95,7 +95,7 @@ def arrays(case: Case) -> tuple[Array, Array]:
     return around(case.voxels), around(np.zeros_like(case.voxels))
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(cases(), st.sampled_from(["reflect", "nearest", "constant", "mirror"]))
 def test_with_smaller_arrays_at_the_edge_a_filter_keeps_its_own_mode(run: Run, case: Case, mode: str) -> None:
     image, output = arrays(case)
@@ -104,7 +104,7 @@ def test_with_smaller_arrays_at_the_edge_a_filter_keeps_its_own_mode(run: Run, c
     assert_array_equal(output.data, fn(case.voxels))
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(cases(), st.sampled_from(["reflect", "nearest", "constant"]), st.integers(0, 1))
 def test_edges_are_filled_as_scipy_fills_them(run: Run, case: Case, edge: Any, constant: int) -> None:
     image, output = arrays(case)
@@ -114,7 +114,7 @@ def test_edges_are_filled_as_scipy_fills_them(run: Run, case: Case, edge: Any, c
     assert_array_equal(output.data, case.filter.at(edge, constant, case.channels)(case.voxels))
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(cases(), st.data())
 def test_a_view_as_output_gets_that_part_of_the_whole(run: Run, case: Case, data: st.DataObject) -> None:
     image, output = arrays(case)
@@ -135,7 +135,7 @@ def coarser_sum(fine: Any, coarse: Any, *, factor: int) -> Any:
     return fine + coarse[tuple(map(slice, fine.shape))]
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(
     st.integers(1, 3), st.integers(1, 3), st.integers(1, 30), st.integers(1, 4), st.integers(0, 2), st.integers(-9, 9)
 )

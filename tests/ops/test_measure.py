@@ -24,7 +24,7 @@ from bellis.ops.sums import exact, parts_for, square_sums_by, sums_by
 if TYPE_CHECKING:
     from pathlib import Path
 
-anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+anywhere = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 IDS = st.sampled_from([0, 1, 2, 5, 2**40, 2**64 - 1])
 INTEGERS = [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bellis import Pipeline
 
-anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+anywhere = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def value_of(pipeline: Pipeline, name: str = "reduce", **options: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -45,6 +45,7 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, dict[int, int], tuple[int, ...],
     return labels, lut, blocks, draw(st.sampled_from(["keep", "zero"]))
 
 
+@settings(max_examples=40)
 @given(cases())
 def test_labels_are_replaced_as_the_table_says(case: tuple[np.ndarray, dict[int, int], tuple[int, ...], str]) -> None:
     labels, lut, blocks, missing = case

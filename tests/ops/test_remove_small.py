@@ -26,7 +26,7 @@ def without_small(labels: np.ndarray, min_size: int) -> np.ndarray:
     return np.where(counts < min_size, 0, ids)[places].reshape(labels.shape).astype(labels.dtype)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     hnp.arrays(np.uint64, hnp.array_shapes(max_dims=3, max_side=8), elements=st.sampled_from(IDS)),
     st.integers(0, 40),

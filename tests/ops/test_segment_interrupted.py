@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +14,7 @@ from bellis import Array, Pipeline, open_ds, ops, prepare_ds
 from bellis.graphs import GraphStore, open_graph
 from bellis.graphs.memory import MemoryBackend
 from bellis.runtime.lock import Lock
+from forked import Forked
 from membranes import cells, noisy
 
 if TYPE_CHECKING:
@@ -29,8 +27,9 @@ from pathlib import Path
 import bellis
 from bellis import ops
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+
+def main(name):
+    folder = Path(name)
     pipeline = ops.segment(
         "walls.zarr", folder / "cells.zarr", graph=folder / "cells.sqlite", block_shape=(4, 16, 16), max_distance=20,
         in_sections=True,
@@ -41,14 +40,8 @@ if __name__ == "__main__":
 """
 
 
-def start(folder: Path, name: str) -> subprocess.Popen[bytes]:
-    (folder / name).mkdir(exist_ok=True)
-    return subprocess.Popen([sys.executable, "script.py", name], cwd=folder, start_new_session=True)
-
-
-def kill(run: subprocess.Popen[bytes], folder: Path) -> None:
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+def kill(runs: Forked, pid: int, folder: Path) -> None:
+    runs.kill(pid)
     if (folder / "journal" / "lock").exists():
         Lock(folder / "journal" / "lock").release()  # waits until workers in other groups are gone
 
@@ -68,22 +61,31 @@ def test_runs_killed_at_random_moments_change_nothing(tmp_path: Path) -> None:
     walls, _ = cells((8, 64, 64), 40, wall=1.5)
     source = prepare_ds(tmp_path / "walls.zarr", shape=walls.shape, dtype=np.uint8, voxel_size=(10, 5, 5))
     source[source.roi] = noisy(walls)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    assert start(tmp_path, "calm").wait() == 0
-    calm = outcome(tmp_path / "calm")
-    assert calm[-1] == [".done", ".done"]
-
     rng, kills, wild = random.Random(7), 0, 0
-    while kills < 5:
-        run = start(tmp_path, f"wild{wild}")
-        try:
-            assert run.wait(rng.uniform(0.8, 1.8)) == 0
-            assert outcome(tmp_path / f"wild{wild}") == calm
-            wild += 1
-        except subprocess.TimeoutExpired:
-            kill(run, tmp_path / f"wild{wild}")
-            kills += 1
-    assert start(tmp_path, f"wild{wild}").wait() == 0
+    with Forked(tmp_path, SCRIPT) as runs:
+
+        def start(name: str) -> int:
+            (tmp_path / name).mkdir(exist_ok=True)
+            return runs.start(name)
+
+        began = time.monotonic()
+        start("calm")
+        assert runs.code() == 0
+        calm_s = time.monotonic() - began
+        calm = outcome(tmp_path / "calm")
+        assert calm[-1] == [".done", ".done"]
+        while kills < 5:
+            run = start(f"wild{wild}")
+            code = runs.code(rng.uniform(0.1, 0.6) * calm_s)
+            if code is None:
+                kill(runs, run, tmp_path / f"wild{wild}")
+                kills += 1
+            else:
+                assert code == 0
+                assert outcome(tmp_path / f"wild{wild}") == calm
+                wild += 1
+        start(f"wild{wild}")
+        assert runs.code() == 0
     assert outcome(tmp_path / f"wild{wild}") == calm
 
 

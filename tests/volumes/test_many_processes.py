@@ -29,7 +29,16 @@ NUM_BLOCKS = 64
 def processes() -> Any:
     """Processes that are there at once: their modules are loaded already, and no thread has run."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bellis.volumes.cached", "bellis.volumes.template", "tensorstore", "urllib3"])
+    context.set_forkserver_preload(
+        [
+            "bellis.testing.cutouts",
+            "bellis.volumes.cached",
+            "bellis.volumes.template",
+            "pytest",
+            "tensorstore",
+            "urllib3",
+        ]
+    )
     return context
 
 
@@ -88,14 +97,14 @@ def test_eight_processes_read_one_cold_view_with_a_request_per_block(
 
 
 @pytest.mark.timeout(180)
-def test_readers_and_downloaders_killed_at_fifty_points_leave_nothing_in_the_way(
+def test_readers_and_downloaders_killed_at_twenty_points_leave_nothing_in_the_way(
     processes: Any, server: Any, description: Path, voxels: np.ndarray
 ) -> None:
     rng = random.Random(7)
     answers = processes.Queue()
     volume = CachedVolume(description)
     indices, num_amid = list(volume.block_indices()), 0
-    for k in range(50):
+    for k in range(20):
         for index in rng.sample(indices, 40):
             volume.cache.drop(index)
         server.clear()
@@ -113,7 +122,7 @@ def test_readers_and_downloaders_killed_at_fifty_points_leave_nothing_in_the_way
             began = time.monotonic()
             np.testing.assert_array_equal(volume[where], voxels[where])
             assert time.monotonic() - began < 10
-    assert num_amid >= 35, "too many kills came before or after the work"
+    assert num_amid >= 14, "too many kills came before or after the work"
     np.testing.assert_array_equal(volume[:, :, :], voxels)
     assert volume.statistics.num_damaged == 0
     assert all(volume.verify_block(index) is None for index in volume.block_indices())

@@ -169,7 +169,7 @@ def test_a_body_that_is_cut_anywhere_is_never_voxels(payload: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("payload", [*PAYLOADS, "hdf5 with checksums", "raw in gzip"])
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), min_size=1, max_size=3))
 def test_flipped_bits_are_found_by_what_has_a_checksum_and_crash_nothing(
     payload: Any, flips: list[tuple[float, int]]
@@ -196,7 +196,7 @@ def test_every_single_bit_may_flip(payload: Any) -> None:
     kind = payload.split()[0]
     voxels = voxels_of((2, 4, 8))
     body = body_of(kind, voxels, checksum="with" in payload)
-    step = max(1, len(body) * 8 // 6000)
+    step = max(1, len(body) * 8 // 2000)
     outcomes = {"right": 0, "refused": 0, "wrong": 0}
     for bit in range(0, len(body) * 8, step):
         flipped = bytearray(body)
@@ -215,7 +215,7 @@ def test_every_single_bit_may_flip(payload: Any) -> None:
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(body=st.binary(max_size=400), is_like=st.booleans())
 def test_random_bytes_crash_nothing(payload: Payload, body: bytes, is_like: bool) -> None:
     if is_like:
@@ -326,8 +326,8 @@ def test_compressed_hdf5_is_read(options: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_bombs_do_not_go_off(tmp_path: Path) -> None:
-    """Each is small, and would unfold to 256 MiB or more; the voxels that were asked for have 64 bytes."""
-    large = np.zeros((1 << 28,), "u1")
+    """Each is small, and would unfold to 64 MiB or more, most to 128; the voxels that were asked for have 64 bytes."""
+    large = np.zeros((1 << 27,), "u1")
     zeros = zlib.compress(large.tobytes(), 9)
 
     def chunk(file: Any) -> None:
@@ -342,10 +342,10 @@ def test_bombs_do_not_go_off(tmp_path: Path) -> None:
         ("hdf5", _hdf5(chunk)),
         ("npy", gzip.compress(encode(large.reshape(1, 1, -1), "npy"))),
         ("raw", gzip.compress(large.tobytes())),
-        ("png", imagecodecs.png_encode(np.zeros((1 << 14, 1 << 14), "u1"))),
+        ("png", imagecodecs.png_encode(np.zeros((1 << 13, 1 << 14), "u1"))),
         ("jpeg", imagecodecs.jpeg8_encode(np.zeros((1 << 13, 1 << 13), "u1"))),
         ("blosc", encode(large, "blosc")),
-        ("tiff", encode(large.reshape(1, 1 << 14, 1 << 14), "tiff")),
+        ("tiff", encode(large.reshape(1, 1 << 13, 1 << 14), "tiff")),
         ("tiff", bytes(grown).replace(zlib.compress(bytes(16)), zeros)),
     ]
     for k, (payload, body) in enumerate(bombs):
@@ -368,7 +368,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     grown_kb = dict(line.split() for line in said.splitlines())
     assert len(grown_kb) == len(bombs), said
-    assert max(map(int, grown_kb.values())) < 160 << 10, said
+    assert max(map(int, grown_kb.values())) < 40 << 10, said
 
 
 @pytest.mark.slow
