@@ -420,4 +420,67 @@ CASES = (
             ),
         ),
     ),
+    Case(
+        name="service_null", title="10^6 null blocks, two clients in groups of 256",
+        figures=(Figure(label="blocks", key="blocks_per_s", unit="/s", more_is_better=True, must=100_000),),
+        sides=(
+            Side(
+                label="bellis", library="bellis", work="service.null",
+                full={"blocks": 1_000_000, "at_once": 256}, toy={"blocks": 300, "at_once": 16},
+            ),
+        ),
+    ),
+    Case(
+        name="service_acquire", title="10^6 null blocks, two clients, each block by acquire_block",
+        figures=(Figure(label="blocks", key="blocks_per_s", unit="/s", more_is_better=True, must=30_000),),
+        sides=(
+            Side(
+                label="bellis", library="bellis", work="service.null",
+                full={"blocks": 1_000_000, "at_once": 1}, toy={"blocks": 300, "at_once": 1},
+            ),
+            Side(
+                label="daisy 2", library="daisy", work="service.null",
+                full={"blocks": 20_000, "at_once": 1}, toy={"blocks": 30, "at_once": 1}, note="20,000 blocks",
+            ),
+        ),
+    ),
+    Case(
+        name="service_sleep", title="2,000 blocks that sleep 20 ms, two clients",
+        figures=(
+            Figure(label="of ideal", key="efficiency", unit="%", more_is_better=True, must=0.97),
+            Figure(label="from first block to last", key="without_start", unit="%", more_is_better=True),
+        ),
+        sides=(
+            Side(
+                label="bellis", library="bellis", work="service.efficiency",
+                full={"blocks": 2000, "busy": False}, toy={"blocks": 12, "busy": False},
+            ),
+        ),
+    ),
+    Case(
+        name="service_crowd", title="1,000 light workers, 4 x 10^5 blocks of 100 ms: 10,000 blocks/s are ideal",
+        figures=(
+            Figure(label="blocks", key="blocks_per_s", unit="/s", more_is_better=True, must=10_000),
+            Figure(label="of ideal", key="of_ideal", unit="%", more_is_better=True),
+            Figure(label="answer to a turn, median", key="p50_s", unit="s"),
+            Figure(label="answer to a turn, 99th percentile", key="p99_s", unit="s"),
+            Figure(label="share of the time in which the parent computes", key="parent_share", unit="%"),
+        ),
+        sides=(
+            Side(
+                label="bellis", library="bellis", work="service.crowd",
+                full={"workers": 1000, "blocks": 400_000, "block_s": 0.1},
+                toy={"workers": 10, "blocks": 100, "block_s": 0.01},
+            ),
+        ),
+    ),
+    Case(
+        name="service_idle", title="1,000 idle workers",
+        figures=(
+            Figure(label="memory per worker", key="bytes_per_worker", unit="bytes", must=100_000),
+        ),
+        sides=(
+            Side(label="bellis", library="bellis", work="service.idle", full={"workers": 1000}, toy={"workers": 10}),
+        ),
+    ),
 )  # fmt: skip

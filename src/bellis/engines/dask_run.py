@@ -17,7 +17,7 @@ from bellis.errors import EngineError
 from bellis.runtime.engine import Capacity, EngineEvent, EngineSetup, Notice, ProgramRefused, WorkerEnded
 from bellis.runtime.lease import Lease, Outcome, Report
 from bellis.runtime.output import append_log, remove_logs
-from bellis.runtime.sizing import LeaseSizes
+from bellis.runtime.sizing import REMOTE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from bellis.engines.dask_link import Link
     from bellis.runtime.program import PackedProgram
 
-SIZES = LeaseSizes(target_s=2.0, least_s=0.05, short_s=20.0, most_blocks=4096)
-"""A Dask task costs 3 to 10 ms of this machine: with leases of 1024, 80,000 null blocks/s; with 4096, 180,000."""
 LOOK_S = 2.0
 """The scheduler is asked so often who is there, though it also tells who comes and goes."""
 POLL_S = 0.05
@@ -83,7 +81,7 @@ class DaskRun:
     def capacity(self) -> Capacity:
         """Return what the Dask workers that are there can run."""
         slots = self._setup.slots(self._members.slots)
-        return Capacity(slots=slots, resources=self._members.resources(), sizes=SIZES)
+        return Capacity(slots=slots, resources=self._members.resources(), sizes=REMOTE)
 
     # Leases ----------------------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class LeaseSizes:
 
 LOCAL = LeaseSizes(target_s=0.1, least_s=0.002, short_s=0.5)
 """For workers on this machine, with round trips of 0.1 to 0.3 ms."""
-REMOTE = LeaseSizes(target_s=2.0, least_s=0.05, short_s=20.0, most_blocks=1024)
+REMOTE = LeaseSizes(target_s=2.0, least_s=0.05, short_s=20.0)
 """For workers on other machines, with round trips of 2 to 20 ms."""
 
 

@@ -19,7 +19,7 @@ from bellis.errors import EngineError
 from bellis.runtime.engine import Capacity, EngineEvent, Notice, ProgramRefused
 from bellis.runtime.lease import Report
 from bellis.runtime.output import append_log, remove_logs
-from bellis.runtime.sizing import LeaseSizes
+from bellis.runtime.sizing import REMOTE
 from bellis.runtime.worker import describe
 from bellis.service.board import SILENCE_S, Board
 from bellis.service.checks import Checks
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 HOST_VARIABLE = "BELLIS_HOST"
 """In the environment: where to listen if nothing is said, for scripts whose workers run on other machines."""
-SIZES = LeaseSizes(target_s=2.0, least_s=0.05, short_s=20.0, most_blocks=4096)
-"""A lease costs two requests, 1 ms in all; null blocks come in leases that are as large as they get."""
 TICK_S = 0.01
 """How long the engine beside is waited for while workers may have something to say too."""
 GATHER_S = 1e-5
@@ -144,7 +142,7 @@ class ServiceEngine:
         tasks = board_tasks(setup.programs, is_open=is_open, by_name=self._by_name)
         self._staff = Staff(functions, setup.workers)
         self._checks = Checks(functions, self._ask, self._put_up)
-        self._beside_slots, sizes = 0, SIZES
+        self._beside_slots, sizes = 0, REMOTE
         self._resources: dict[str, int] = {}
         if self._given_beside is not None and others:
             sizes = self._start_beside(self._given_beside, others).sizes
