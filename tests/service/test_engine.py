@@ -12,6 +12,7 @@ import stat
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 import bellis
@@ -23,7 +24,7 @@ from bellis.runtime.events import Message, TaskStopped, WorkerLost
 from bellis.service.engine import ServiceEngine
 from bellis.service.functions import why_unnamed
 from bellis.tasks import Pipeline
-from bellis.testing.blocks import Belongings, Notes, Recorder, interrupt_self, line, noting
+from bellis.testing.blocks import Belongings, Notes, Recorder, interrupt_self, line, noting, until
 from bellis.testing.crowd import crowd
 from services import Raw, asking, request
 
@@ -124,6 +125,23 @@ def test_an_address_that_is_none_is_said(address: str, tmp_path: Path, monkeypat
     monkeypatch.setenv("BELLIS_HOST", "no host at all")
     with pytest.raises(EngineError, match=r"(is no address to listen on|can't listen on).*port 0"):
         run(tmp_path, line(named, 3), engine=ServiceEngine(address, by_name=False))
+
+
+def test_a_worker_function_may_return_once_its_task_is_done_though_the_run_goes_on(tmp_path: Path) -> None:
+    notes, ended = Notes(tmp_path / "notes"), tmp_path / "ended"
+    work = taking(notes)
+
+    def then_end() -> None:
+        work()
+        ended.touch()
+
+    def wait(_: Block) -> None:
+        until(ended.exists, "the end of the worker function", deadline_s=15)
+
+    first = line(then_end, 20, task_id="first", num_workers=1, skip_mask=np.arange(20) < 12)
+    report = run(tmp_path, first, line(wait, 1, task_id="second", max_retries=0))
+    assert report.failures == ()
+    assert sorted(map(int, notes.lines())) == list(range(12, 20))
 
 
 def test_the_environment_says_where_to_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ class Session:
                 journal = stack.enter_context(Journal(self._options.journal))
                 notes += self._bind(journal)
             self._mark_done(scheduler, journal)
-            setup = self._setup(journal)
+            setup = self._setup(journal, scheduler)
             capacity = Capacity(slots=setup.slots(available_cores()))
             with ExitStack() as workers:
                 if not scheduler.is_done():
@@ -175,8 +175,10 @@ class Session:
         tasks = tuple(info(part) for part in self._plan.tasks)
         return RunStarted(run_id=self._run_id, run_dir=self._options.journal, workers=slots, tasks=tasks)
 
-    def _setup(self, journal: Journal | None) -> EngineSetup:
+    def _setup(self, journal: Journal | None, scheduler: Scheduler) -> EngineSetup:
+        states = scheduler.task_states
         return EngineSetup(
+            left={task_id: state.total_block_count - state.completed_count for task_id, state in states.items()},
             run_id=self._run_id,
             run_dir=self._options.journal,
             programs=[Program.of(number, part.task, part.grid) for number, part in enumerate(self._plan.tasks)],

@@ -27,6 +27,8 @@ class EngineSetup:
     """How many the user wants to run at the same time; None: as many as the engine has places for."""
     log_dir: Path
     """Where workers' output goes."""
+    left: Mapping[str, int] = field(default_factory=dict)
+    """How many blocks of each task are not done before the start."""
     run_id: str = ""
     """Name of the run."""
     run_dir: Path | None = None

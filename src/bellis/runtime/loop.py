@@ -177,10 +177,10 @@ class Loop:
 
     def _wind_up(self) -> None:
         """Let running blocks finish."""
+        self._engine.drain()
         if not self._held:
             return
         self._notify(Message(text="stopping: running blocks may finish; press Ctrl-C again to end them at once"))
-        self._engine.drain()
         until = monotonic() + GRACE_S
         while self._held and self._interrupts < 2 and monotonic() < until:
             self._turn(TICK_S / 2)

@@ -114,7 +114,7 @@ class ServiceEngine:
         self._server: Server | None = None
         self._launcher: Launcher | None = None
         self._beside: Engine | None = None
-        self._staff = Staff((), None)
+        self._staff = Staff((), None, {})
         self._is_draining = False
 
     @property
@@ -140,7 +140,7 @@ class ServiceEngine:
         others = [one for one in setup.programs if not one.is_worker_function]
         is_open = self._given_beside is None
         tasks = board_tasks(setup.programs, is_open=is_open, by_name=self._by_name)
-        self._staff = Staff(functions, setup.workers)
+        self._staff = Staff(functions, setup.workers, setup.left)
         self._checks = Checks(functions, self._ask, self._put_up)
         self._beside_slots, sizes = 0, REMOTE
         self._resources: dict[str, int] = {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bellis.runtime.lease import Outcome, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from bellis.runtime.program import Program
     from bellis.service.context import Context
@@ -56,11 +56,13 @@ class Staff:
         The tasks that have one.
     workers
         How many blocks the user wants to run at the same time; None: as many as the tasks say.
+    left
+        How many blocks of each task are not done.
     """
 
-    def __init__(self, programs: Sequence[Program], workers: int | None) -> None:
+    def __init__(self, programs: Sequence[Program], workers: int | None, left: Mapping[str, int]) -> None:
         self._tasks = {
-            program.task_id: _Task(min(program.workers, workers or program.workers), program.grid.num_blocks)
+            program.task_id: _Task(min(program.workers, workers or program.workers), left[program.task_id])
             for program in programs
         }
         self._is_dismissed = True
@@ -71,6 +73,10 @@ class Staff:
         self._server = server
         self._context = context
         self._is_dismissed = False
+        with server.board() as board:
+            for task_id, task in self._tasks.items():
+                if not task.blocks:
+                    board.finish(task_id)
 
     @property
     def most(self) -> int:
