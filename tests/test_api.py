@@ -239,6 +239,15 @@ def test_a_worker_function_has_no_results_which_is_an_error_before_anything_runs
         run(line(lambda: None, 3, results=True))
 
 
+@pytest.mark.parametrize(
+    ("engine", "hint"),
+    [(LocalEngine, r"pass LocalEngine\(\.\.\.\), not the class"), (3, "3 is no engine"), (None, "None is no engine")],
+)
+def test_what_is_no_engine_is_refused_and_left_alone(run: Any, engine: Any, hint: str) -> None:
+    with pytest.raises(EngineError, match=hint):
+        run(line(lambda _: None, 3), engine)
+
+
 def test_an_engine_that_there_is_not_is_an_error_that_names_those_that_there_are(run: Any) -> None:
     with pytest.raises(EngineError, match=r"no engine is named 'lokal'; there are .*inline.*local"):
         run(line(print, 3), "lokal")
@@ -320,11 +329,9 @@ def test_a_journaled_second_run_skips_everything(run: Any, notes: Notes, tmp_pat
 
 
 def test_a_journaled_run_starts_nothing_when_nothing_is_left(run: Any, tmp_path: Path) -> None:
-    class Refusing:
-        def start(self, setup: Any) -> int:
+    class Refusing(InlineEngine):
+        def start(self, setup: Any) -> Any:
             raise AssertionError("nothing is left to run")
-
-        def close(self) -> None: ...
 
     task = line(lambda _: None, 30)
     assert run(task, journal=tmp_path / "journal").ok

@@ -6,11 +6,11 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
 from bellis.errors import EngineError
+from bellis.runtime.engine import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bellis.runtime.engine import Engine
     from bellis.tasks import Task
 
 
@@ -20,14 +20,28 @@ def engine_for(engine: str | Engine, tasks: Sequence[Task]) -> Engine:
     Raises
     ------
     EngineError
-        If no engine has that name.
+        If no engine has that name, or what was passed is none.
     """
-    chosen = engine_named(engine) if isinstance(engine, str) else engine
+    chosen = engine_named(engine) if isinstance(engine, str) else _checked(engine)
     if not any(task.worker_function or task.init_callback_fn is not None for task in tasks):
         return chosen
     from bellis.service.engine import ServiceEngine
 
     return chosen if isinstance(chosen, ServiceEngine) else ServiceEngine(beside=chosen)
+
+
+def _checked(engine: object) -> Engine:
+    """Return what was passed as an engine, if it is one, or can be made one."""
+    methods = [name for name in vars(Engine) if not name.startswith("_")]
+    if not isinstance(engine, type) and all(callable(getattr(engine, name, None)) for name in methods):
+        return cast("Engine", engine)
+    if hasattr(engine, "scheduler_info") or hasattr(engine, "scheduler_address"):  # a Dask client, or a cluster
+        return cast("Engine", entry_points(group="bellis.engines")["dask"].load()(engine))
+    hint = f": pass {engine.__name__}(...), not the class" if isinstance(engine, type) else ""
+    raise EngineError(
+        f"{engine!r} is no engine{hint}; an engine is a name, a Dask client, or an object with the methods "
+        f"{', '.join(methods)}"
+    )
 
 
 def engine_named(name: str) -> Engine:
@@ -40,6 +54,7 @@ def engine_named(name: str) -> Engine:
     """
     points = {point.name: point for point in entry_points(group="bellis.engines")}
     kind, has_address, address = name.partition("://")
+    kind = kind.lower()  # as in any other URL
     if kind not in points:
         raise EngineError(f"no engine is named {kind!r}; there are {', '.join(sorted(points))}")
     make = points[kind].load()

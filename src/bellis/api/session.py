@@ -182,6 +182,7 @@ class Session:
             run_id=self._run_id,
             run_dir=self._options.journal,
             programs=[Program.of(number, part.task, part.grid) for number, part in enumerate(self._plan.tasks)],
+            resources=self._options.resources,
             useful=sum(part.task.num_workers for part in self._plan.tasks),
             workers=self._options.workers,
             log_dir=self._log_dir,

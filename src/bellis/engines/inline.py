@@ -31,6 +31,7 @@ class InlineEngine:
     def start(self, setup: EngineSetup) -> Capacity:
         """Take the programs; one lease runs at a time."""
         self._programs = {program.task_id: program for program in setup.programs}
+        self._cell.words[FLAG] = 0  # an earlier run may have been interrupted
         return Capacity(slots=1)
 
     def submit(self, lease: Lease) -> None:

@@ -29,6 +29,8 @@ class EngineSetup:
     """Where workers' output goes."""
     left: Mapping[str, int] = field(default_factory=dict)
     """How many blocks of each task are not done before the start."""
+    resources: Mapping[str, int] = field(default_factory=dict)
+    """What the user says there is of resources."""
     run_id: str = ""
     """Name of the run."""
     run_dir: Path | None = None

@@ -66,6 +66,6 @@ class Report:
     crash: str | None = None
     """How the worker ended, if it did so while running the last block reported."""
     is_suspect: bool = False
-    """Whether one of the blocks that are not reported may have ended the whole machine; if only one is left, it did."""
+    """Whether the machine was lost, perhaps by one of the blocks that are not reported; ``crash`` says how."""
     output: bytes = b""
     """What the worker printed since its last report; empty where it writes its log itself."""

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 MOST_FAILURES = 1000
 """Failed blocks of a task that are kept with their tracebacks."""
 MOST_CRASHES = 10
-"""Workers that end in a row, with no success of the task between them, before the task is stopped."""
+"""Blocks that end their workers, with no success of the task between them, before the task is stopped."""
+MOST_LOSSES = 2
+"""A block that was lost with so many machines, and then alone with one more, counts as having ended that one."""
 MOST_TIMINGS = 200_000
 """Durations kept per task; of larger tasks, those of every n-th block."""
 TICK_S = 0.2
@@ -120,6 +122,7 @@ class Loop:
         """Go on with more or fewer workers."""
         self._slots = capacity.slots
         for record in self.records.values():
+            record.pace.sizes = capacity.sizes
             record.most_leases = self._most_leases(record.task)
         there = {**capacity.resources, **self._given}
         for name in there.keys() | self._there.keys():
@@ -264,17 +267,26 @@ class Loop:
             for name, amount in record.task.resources.items():
                 self._free[name] += amount
             rest = np.flatnonzero(held.outcomes == Outcome.NONE)
-            if report.is_suspect and len(rest) == 1:
-                held.outcomes[rest] = Outcome.FAILED
-                report = replace(report, errors={**report.errors, int(rest[0]): report.crash or "its worker was lost"})
-            else:
-                held.outcomes[rest] = Outcome.SUSPECT if report.is_suspect else Outcome.LOST
+            held.outcomes[rest] = Outcome.LOST
+            if report.is_suspect:
+                report = self._suspect(record, held, rest, report)
             positions = np.concatenate([positions, rest])
         indices, outcomes = held.lease.indices[positions], held.outcomes[positions]
         accepted = self._scheduler.release(held.lease.task_id, indices, outcomes)
         seconds = self._note_timings(record, held.lease, report)
         self._note_outcomes(record, held.lease, report, accepted)
         self._publish(record, accepted, seconds)
+
+    @staticmethod
+    def _suspect(record: TaskRecord, held: Held, rest: Ints, report: Report) -> Report:
+        """Have blocks that were lost with their machine tried apart from others; blame one that is always there."""
+        held.outcomes[rest] = Outcome.SUSPECT
+        record.losses.update(held.lease.indices[rest].tolist())
+        if len(rest) != 1 or record.losses[int(held.lease.indices[rest[0]])] <= MOST_LOSSES:
+            return report
+        held.outcomes[rest] = Outcome.FAILED
+        error = f"its machine was lost whenever it ran this block; the last time: {report.crash or 'nobody knows why'}"
+        return replace(report, errors={**report.errors, int(rest[0]): error})
 
     def _note_timings(self, record: TaskRecord, lease: Lease, report: Report) -> NDArray[np.float32]:
         seconds = np.frombuffer(report.seconds, np.float32)
@@ -306,12 +318,15 @@ class Loop:
             else:
                 record.results.update(results)
         if len(accepted.done):
-            record.crashes, record.first_errors = 0, None
+            record.crashed.clear()
+            record.first_errors = None
             if self._journal is not None:
                 self._journal.note_done(task_id, accepted.done)
         errors = {int(lease.indices[position]): error for position, error in report.errors.items()}
         for index in (*accepted.retried, *accepted.failed):
             self._note_failure(record, index, errors.get(index, ""), report.worker, final=index in accepted.failed)
+            if not report.is_suspect:  # of the loss of machines, nothing follows for the next block
+                self._fail_fast_on(record, index, errors.get(index, ""))
         checked = errors.keys() - {*accepted.retried, *accepted.failed}
         if checked and not record.is_warned:
             record.is_warned = True
@@ -320,8 +335,8 @@ class Loop:
             number = self._scheduler.grid(task_id).number(index)
             what = f"check_function failed before block {number}, so it was run: {last}"
             self._notify(Message(text=f"task {task_id!r}: {what} (others are in the logs)"))
-        if report.crash is not None:
-            self._note_crash(record, report.crash, next(iter(errors.values()), ""))
+        if report.crash is not None and not report.is_suspect:
+            self._note_crash(record, report.crash, next(iter(errors.items()), (-report.lease_id, "")))
 
     def _note_failure(self, record: TaskRecord, index: int, error: str, worker: str, *, final: bool) -> None:
         task_id = record.task.task_id
@@ -355,7 +370,6 @@ class Loop:
                 log=log,
             )
         )
-        self._fail_fast_on(record, index, error)
 
     def _fail_fast_on(self, record: TaskRecord, index: int, error: str) -> None:
         if self._fail_fast is None or record.first_errors is None or record.stopped is not None:
@@ -368,12 +382,13 @@ class Loop:
             count = len(record.first_errors)
             self._stop(record.task.task_id, f"its first {count} blocks all failed alike; the last one:\n{error}")
 
-    def _note_crash(self, record: TaskRecord, crash: str, error: str) -> None:
-        record.crashes += 1
-        if record.crashes >= MOST_CRASHES:
+    def _note_crash(self, record: TaskRecord, crash: str, culprit: tuple[int, str]) -> None:
+        index, error = culprit
+        record.crashed.add(index)
+        if len(record.crashed) >= MOST_CRASHES:
             self._stop(
                 record.task.task_id,
-                f"{record.crashes} workers in a row ended while they ran it; the last one {crash}\n{error}",
+                f"{len(record.crashed)} workers in a row ended while they ran it; the last one {crash}\n{error}",
             )
 
     def _stop(self, task_id: str, reason: str) -> None:

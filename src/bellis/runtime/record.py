@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,10 @@ class TaskRecord:
     first_s: float | None = None
     last_s: float = 0.0
     peak_memory_bytes: int = 0
-    crashes: int = 0
+    crashed: set[int] = field(default_factory=set)
+    """Blocks that ended their workers since one succeeded; a lease that ended one while it was loaded, as -id."""
+    losses: Counter[int] = field(default_factory=Counter)
+    """Block -> with how many machines it was lost."""
     first_errors: dict[int, str] | None = field(default_factory=dict)
     """Block -> how it failed, while no block has succeeded."""
     stopped: str | None = None
