@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bellis.runtime.engine import EngineEvent
+    from bellis.service.client import Client
 
 TOKEN = secrets.token_urlsafe(32)
 
@@ -135,3 +139,18 @@ def rig(num_blocks: int = 100, **options: Any) -> Iterator[Rig]:
         yield made
     finally:
         made.close()
+
+
+def take_all(client: Client) -> list[int]:
+    taken = []
+    while True:
+        with client.acquire_block() as block:
+            if block is None:
+                return taken
+            taken.append(block.index)
+
+
+def script(text: str, context: Context, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Run a script that takes blocks."""
+    environment = {**os.environ, **context.environment()}
+    return subprocess.Popen([sys.executable, "-c", text, *arguments], env=environment, text=True, **options)

@@ -56,6 +56,12 @@ def test_the_names_of_a_daisy_script_are_there() -> None:
     assert names <= set(bellis.__all__)
 
 
+def test_engines_that_take_more_than_an_address_are_there_and_load_nothing_that_they_may_not_need() -> None:
+    code = "import sys, bellis; print(bellis.DaskEngine.__name__, bellis.ServiceEngine.__name__); "
+    said = python(code + "print(*(name for name in ('distributed', 'starlette', 'uvicorn') if name in sys.modules))")
+    assert said.split() == ["DaskEngine", "ServiceEngine"]
+
+
 def test_graphs_are_found_by_the_names_of_daisy_and_by_ours() -> None:
     for name in ("FileGraphProvider", "MongoDbGraphProvider", "SharedGraphProvider"):
         assert getattr(bellis.persistence, name) is getattr(bellis.graphs, name)
@@ -125,7 +131,7 @@ def test_each_error_is_also_the_one_that_a_caller_would_catch(error: Any, builti
 
 
 def test_every_error_is_public_has_a_docstring_and_subclasses_a_builtin() -> None:
-    for room in ("api", "arrays", "planning", "runtime.journal", "runtime.worker"):
+    for room in ("api", "arrays", "planning", "runtime.journal", "runtime.worker", "service.engine"):
         import_module(f"bellis.{room}")
     for error in tree(errors.BellisError):
         assert error.__module__ == "bellis.errors"

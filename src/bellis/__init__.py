@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bellis.arrays import Multiscale as Multiscale
     from bellis.arrays import open_ds as open_ds
     from bellis.arrays import prepare_ds as prepare_ds
+    from bellis.engines.dask import DaskEngine as DaskEngine
     from bellis.errors import AccessError as AccessError
     from bellis.errors import ArrayError as ArrayError
     from bellis.errors import ArrayExistsError as ArrayExistsError
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from bellis.runtime.state import TaskState as TaskState
     from bellis.service.client import Client as Client
     from bellis.service.context import Context as Context
+    from bellis.service.engine import ServiceEngine as ServiceEngine
     from bellis.tasks import Block as Block
     from bellis.tasks import BlockStatus as BlockStatus
     from bellis.tasks import Pipeline as Pipeline
@@ -82,6 +84,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "bellis.api": ("SerialServer", "Server", "run", "run_blockwise"),
     "bellis.arrays": ("Array", "Multiscale", "open_ds", "prepare_ds"),
+    "bellis.engines.dask": ("DaskEngine",),
     "bellis.errors": (
         "AccessError", "ArrayError", "ArrayExistsError", "BellisError", "BlockNotReadyError", "CacheMismatchError",
         "ContextError", "DamagedBlockError", "DeadlockError", "DescriptionError", "DownloadError", "EngineError",
@@ -99,6 +102,7 @@ _ROOMS = {
     "bellis.runtime.state": ("TaskState",),
     "bellis.service.client": ("Client",),
     "bellis.service.context": ("Context",),
+    "bellis.service.engine": ("ServiceEngine",),
     "bellis.tasks": ("Block", "BlockStatus", "Pipeline", "Task"),
 }  # fmt: skip
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

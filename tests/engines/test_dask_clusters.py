@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
+import signal
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from distributed import Client, LocalCluster, Worker
 from distributed.security import Security
+from psutil import Process
 
 import bellis
 from bellis.engines.dask import DaskEngine
 from bellis.engines.dask_members import Members
 from bellis.engines.dask_messages import Told, add_report
 from bellis.errors import EngineError, TaskError
+from bellis.runtime.events import Message, TaskProgress
 from bellis.runtime.lease import Outcome, Report
-from bellis.testing.blocks import Belongings, Notes, line, noting, until
+from bellis.testing.blocks import Belongings, Notes, Recorder, line, noting, until
 from dask_cluster import Cluster, running
 
 if TYPE_CHECKING:
@@ -75,6 +82,7 @@ def test_a_worker_that_is_about_to_close_gets_no_more_leases_and_is_not_lost_bef
     assert (joined, left) == ([], [])
     assert there.slots == 1
     assert there.choose({}, "task", 0) is there.by_address["b"]
+    assert there.update({"b": {"nthreads": 1}})[1] == []  # it may still be said that it left as planned
     assert [member.address for member in there.update({"b": {"nthreads": 1}})[1]] == ["a"]
 
 
@@ -84,8 +92,29 @@ def test_a_lease_waits_for_a_worker_whose_resources_are_free_and_goes_to_none_th
     assert there.choose({"GPU": 1}, "task", 0) is there.by_address["a"]
     assert there.choose({"GPU": 2}, "task", 0) is there.by_address["b"]
     assert there.choose({"GPU": 3}, "task", 0) is None
-    assert there.asked_of_dask({"GPU": 1, "licence": 1}) == {"GPU": 1}
     assert there.resources() == {"GPU": 3}
+
+
+def test_a_resource_is_asked_of_dask_unless_the_user_gives_it_and_no_worker_ever_had_it() -> None:
+    there = Members({"GPU": 4, "licence": 1})
+    asked = {"GPU": 1, "licence": 1, "FPGA": 1}
+    assert there.asked_of_dask(asked) == {"FPGA": 1}
+    there.update({"a": {"nthreads": 1, "resources": {"GPU": 1.5}}, "b": {"nthreads": 1}})
+    assert there.resources() == {"GPU": 1}
+    for _ in range(2):
+        there.update({"b": {"nthreads": 1}})
+    assert set(there.by_address) == {"b"}
+    assert there.asked_of_dask(asked) == {"GPU": 1, "FPGA": 1}
+
+
+def test_a_paused_worker_is_given_nothing_more_and_may_have_begun_as_much_as_before() -> None:
+    there = members(a={"nthreads": 2})
+    a = there.by_address["a"]
+    a.leases.update({1: {}, 2: {}, 3: {}})
+    there.update({"a": {"nthreads": 2, "status": "paused"}})
+    assert (a.slots, a.is_paused, a.begun()) == (0, True, [1, 2])
+    there.update({"a": {"nthreads": 2}})
+    assert (a.slots, a.is_paused) == (2, False)
 
 
 def test_a_block_that_is_to_run_alone_gets_a_worker_to_itself() -> None:
@@ -177,13 +206,155 @@ def _leftovers(dask_scheduler: Any) -> list[str]:
     return topics + [str(key) for key in dask_scheduler.tasks if "bellis" in str(key)]
 
 
+def has_gpu() -> str:
+    """Return, in a block, whether it runs where it should."""
+    return "with" if any("with-gpu" in one.cmdline() for one in Process().parents()) else "not"
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_blocks_that_need_what_no_worker_has_wait_for_it_and_others_do_not(notes: Notes, tmp_path: Path) -> None:
+    def on_gpu(block: bellis.Block) -> None:
+        notes.add(has_gpu())
+
+    def other(block: bellis.Block) -> None:
+        notes.add("other")
+
+    with running(tmp_path, 1) as cluster:
+
+        def provide() -> None:
+            if "GPU" in said.of(Message)[-1].text:
+                until(lambda: notes.count("other") == 20, "all that needs no GPU")
+                cluster.worker("--resources", "GPU=1", "--name", "with-gpu")
+
+        said = Recorder()
+        thread = threading.Thread(target=lambda: (until(lambda: said.of(Message), "a message"), provide()))
+        thread.start()
+        tasks = [line(other, 20, task_id="other"), line(on_gpu, 20, task_id="on_gpu", resources={"GPU": 1})]
+        report = run(DaskEngine(cluster.address), tasks, tmp_path, observers=[said])
+        thread.join(10)
+    assert report.ok
+    assert notes.count("with") == 20
+    assert "waiting for workers" in said.of(Message)[0].text
+    assert "that have GPU=1, for task 'on_gpu'; the resources of the 1 that are there: none" in said.of(Message)[0].text
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_blocks_that_need_a_resource_wait_when_the_last_worker_with_it_leaves(notes: Notes, tmp_path: Path) -> None:
+    def work(block: bellis.Block) -> None:
+        sleep(0.02)
+        notes.add(has_gpu())
+
+    with running(tmp_path, 1) as cluster:
+
+        def start() -> subprocess.Popen[bytes]:
+            return cluster.worker("--resources", "GPU=1", "--name", "with-gpu")
+
+        def replace() -> None:
+            if any("the last Dask worker with 'GPU'" in one.text for one in said.of(Message)) and len(started) == 1:
+                started.append(start())
+
+        started = [start()]
+        with cluster.client() as client:
+            client.wait_for_workers(2, timeout=30)
+        said = Recorder({TaskProgress: started[0].kill})
+        task = line(work, 40, resources={"GPU": 1}, max_retries=0)
+        watch = threading.Thread(
+            target=lambda: until(lambda: (replace(), len(started) == 2)[1], "a notice", deadline_s=20)
+        )
+        watch.start()
+        report = run(DaskEngine(cluster.address), task, tmp_path, observers=[said], resources={"GPU": 1})
+        watch.join(20)
+    assert report.ok
+    assert notes.count("not") == 0
+
+
+@pytest.mark.integration
+def test_a_cluster_can_be_passed_and_idle_places_are_told(tmp_path: Path) -> None:
+    with LocalCluster(n_workers=1, threads_per_worker=3, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        said = Recorder()
+        report = run(DaskEngine(cluster), line(lambda _: None, 5, num_workers=2), tmp_path, observers=[said])
+        assert cluster.status.name == "running"
+    assert report.ok
+    assert ["places for 3 blocks, but num_workers of all tasks allow 2" in one.text for one in said.of(Message)] == [
+        True
+    ]
+
+
+@pytest.mark.parametrize("given", ["", "localhost", ":8786", "host:1/path", "host:0", "host:99999", "http://host:1"])
+def test_what_is_no_address_is_refused_before_anything_is_tried(given: str) -> None:
+    with pytest.raises(EngineError, match=re.escape(f"{given!r} is no address of a Dask scheduler: pass 'host:port'")):
+        DaskEngine(given)
+
+
+@pytest.mark.parametrize("given", ["host:1", "tcp://10.0.0.1:8786", "tls://[::1]:8786", "a-b.example:65535"])
+def test_what_is_an_address_is_taken(given: str) -> None:
+    DaskEngine(given)
+
+
+@pytest.mark.parametrize("given", [3, Client, ["host:1"]])
+def test_what_leads_to_no_scheduler_is_refused(given: Any) -> None:
+    with pytest.raises(EngineError, match=r"pass a connected distributed\.Client, a cluster"):
+        DaskEngine(given)
+
+
 @pytest.mark.integration
 def test_an_address_without_a_scheduler_is_an_error_that_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bellis.engines.dask_link.CONNECT_S", 1.0)
+    monkeypatch.setattr("bellis.engines.dask_connect.REFUSED_S", 1.0)
     with pytest.raises(EngineError, match=re.escape("no Dask scheduler answers at '127.0.0.1:9'")):
         run("dask://127.0.0.1:9", line(lambda _: None, 5), tmp_path)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("said", [b"", b"SSH-2.0-OpenSSH_9.6\r\n" * 10])
+def test_a_server_that_is_no_scheduler_is_an_error_soon(
+    said: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bellis.engines.dask_connect.CONNECT_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        connections = []
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connections.append(server.accept()[0])
+                    connections[-1].sendall(said)
+
+        threading.Thread(target=serve, daemon=True).start()
+        try:
+            with pytest.raises(EngineError, match=f"no Dask scheduler answers at '{place}'"):
+                run(DaskEngine(place), line(lambda _: None, 5), tmp_path)
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            for connection in connections:
+                connection.close()
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_an_interrupt_while_connecting_ends_at_once_and_quietly() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        script = (
+            "from bellis.engines.dask_connect import connected\n"
+            f"try:\n    connected({place!r}, None)\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        connection, _ = server.accept()
+        sleep(0.3)
+        began = monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20) == ("interrupted\n", "")
+        assert monotonic() - began < 3
+        connection.close()
 
 
 @pytest.mark.integration
@@ -213,8 +384,6 @@ def test_a_script_without_a_guard_runs_on_a_cluster_of_its_own_and_leaves_nothin
 @pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_a_secured_adaptive_cluster_starts_from_nothing_and_grows(notes: Notes, tmp_path: Path) -> None:
-    from time import sleep
-
     def work(block: bellis.Block) -> None:
         sleep(0.05)
         notes.add(block.index)

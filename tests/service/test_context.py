@@ -56,6 +56,28 @@ def test_it_is_used_as_in_daisy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Context.from_env() == context
 
 
+def test_the_variable_that_a_script_set_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, meant = Context(task_id="ours", token="t"), Context(task_id="meant", token="t")
+    for name, text in (
+        ("DAISY_CONTEXT", meant.to_env()),
+        ("DAISY_CONTEXT", meant.to_daisy()),
+        ("BELLIS_CONTEXT", meant.to_env()),
+    ):
+        for each, value in ours.environment().items():
+            monkeypatch.setenv(each, value)
+        assert Context.from_env() == ours
+        monkeypatch.setenv(name, text)
+        assert Context.from_env() == meant
+
+
+def test_a_context_that_a_script_changed_is_the_scripts() -> None:
+    ours = Context(task_id="ours", token="t")
+    for text in ours.environment().values():
+        assert Context.parse(text) == ours
+        changed = Context.parse(text.replace("ours", "meant"))
+        assert changed["task_id"] == "meant"
+
+
 def test_what_daisy_wrote_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(Context.ENV_VARIABLE, raising=False)
     monkeypatch.setenv("DAISY_CONTEXT", "logdir=./daisy_logs:hostname=10.0.0.1:port=44095:task_id=a%3Ab c:worker_id=0")
@@ -84,4 +106,5 @@ def test_no_context_is_an_error_as_in_daisy(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(KeyError) as caught:
         Context.from_env()
     assert str(caught.value).startswith("this process has no context: neither BELLIS_CONTEXT nor DAISY_CONTEXT")
+    assert "has no parameter, or its task says worker_function=True" in str(caught.value)
     assert Context.ENV_VARIABLE not in os.environ

@@ -71,6 +71,77 @@ print(daisy.run_blockwise(daisy.Task(
 """
 
 
+RUN = """
+import bellis as daisy
+import os, signal, subprocess, sys, time
+
+def note(block):
+    with open("done", "a") as file:
+        file.write(f"{{block.index}}\\n")
+
+def take(client):
+    with client.acquire_block() as block:
+        if block is not None:
+            note(block)
+    return block is not None
+
+def start_worker():
+    {body}
+
+roi = daisy.Roi((0,), (1,))
+task = daisy.Task(
+    "t", daisy.Roi((0,), ({blocks},)), roi, roi, start_worker, read_write_conflict=False, {more}
+)
+began = time.monotonic()
+print(daisy.run_blockwise([task]), time.monotonic() - began)
+"""
+HABITS = {
+    "a client in the parent, the work in a child": """
+    client = daisy.Client()
+    subprocess.run([sys.executable, "child.py"], check=True)
+    """,
+    "a client that is dropped": """
+    client = daisy.Client()
+    del client
+    client = daisy.Client()
+    while take(client):
+        pass
+    """,
+    "a helper that makes a client for two blocks": """
+    def two():
+        client = daisy.Client()
+        return take(client) and take(client)
+    while two():
+        pass
+    """,
+    "a client for each block": """
+    is_there = True
+    while is_there:
+        client = daisy.Client()
+        is_there = take(client)
+    """,
+    "two clients, one in the block of the other": """
+    first, second = daisy.Client(), daisy.Client()
+    while True:
+        with first.acquire_block() as block:
+            if block is None:
+                break
+            note(block)
+            take(second)
+    """,
+    "two clients in turn": """
+    first, second = daisy.Client(), daisy.Client()
+    while take(first):
+        take(second)
+    """,
+    "one that goes on in a child": """
+    client = daisy.Client()
+    take(client)
+    subprocess.run([sys.executable, "child.py"], check=True)
+    """,
+}
+
+
 def run(folder: Path, text: str, *, code: int = 0) -> subprocess.CompletedProcess[str]:
     (folder / "script.py").write_text(dedent(text))
     done = subprocess.run(
@@ -151,3 +222,63 @@ def test_an_init_callback_is_given_what_a_client_elsewhere_needs(tmp_path: Path)
     context = json.loads((tmp_path / "context").read_text())
     assert {"hostname", "port", "task_id", "token", "run_id"} <= context.keys()
     assert os.environ.get("BELLIS_CONTEXT") is None
+
+
+def noted(folder: Path) -> list[int]:
+    return sorted(map(int, (folder / "done").read_text().split()))
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_no_habit_of_using_clients_hangs_a_run(tmp_path: Path, habit: str) -> None:
+    (tmp_path / "child.py").write_text(CHILD.format(body="open('done', 'a').write(f'{block.index}\\n')"))
+    done = run(tmp_path, RUN.format(body=dedent(HABITS[habit]).strip().replace("\n", "\n    "), blocks=21, more=""))
+    assert done.stdout.startswith("True")
+    assert noted(tmp_path) == list(range(21))
+
+
+def test_workers_that_rest_between_blocks_hold_no_block_back(tmp_path: Path) -> None:
+    body = """client = daisy.Client()
+    while take(client):
+        time.sleep(1)"""
+    done = run(tmp_path, RUN.format(body=body, blocks=20, more="num_workers=4"))
+    is_done, took_s = done.stdout.split()
+    assert is_done == "True"
+    assert noted(tmp_path) == list(range(20))
+    assert float(took_s) < 10  # 5 s, and the starts of 4 processes; one after the other, it would take 20 s
+
+
+def test_only_the_block_that_a_killed_worker_was_in_is_repeated(tmp_path: Path) -> None:
+    body = """client = daisy.Client()
+    while True:
+        with client.acquire_block() as block:
+            if block is None:
+                break
+            note(block)
+            time.sleep(0.01)
+            if block.index % 100 == 50 and not os.path.exists(f"died-{block.index}"):
+                open(f"died-{block.index}", "x").close()
+                os._exit(1) if block.index == 150 else os.kill(os.getpid(), signal.SIGKILL)"""
+    done = run(tmp_path, RUN.format(body=body, blocks=400, more=""))
+    assert done.stdout.startswith("True")
+    assert noted(tmp_path) == sorted([*range(400), 50, 150, 250, 350])
+
+
+def test_a_block_that_always_takes_too_long_fails_for_that(tmp_path: Path) -> None:
+    body = """client = daisy.Client()
+    while True:
+        with client.acquire_block() as block:
+            if block is None:
+                break
+            if block.index == 3:
+                time.sleep(60)"""
+    done = run(tmp_path, RUN.format(body=body, blocks=5, more="timeout=0.5, max_retries=2"))
+    assert done.stdout.startswith("False")
+    assert "timeout of 0.5 s" in done.stderr
+    assert "SIGKILL" not in done.stderr
+
+
+def test_a_client_where_a_function_is_called_with_a_block_says_what_to_do(tmp_path: Path) -> None:
+    text = RUN.format(body="pass", blocks=2, more="").replace("start_worker()", "start_worker(block)")
+    done = run(tmp_path, text.replace("    pass\n", "    daisy.Client()\n"))
+    assert done.stdout.startswith("False")
+    assert "has no parameter, or its task says worker_function=True" in done.stderr

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import logging
 import os
 import re
 import signal
+import socket
 import stat
 import threading
 from typing import TYPE_CHECKING, Any
@@ -17,10 +19,12 @@ import pytest
 
 import bellis
 from bellis import Client
+from bellis.api.engines import engine_named
 from bellis.engines.inline import InlineEngine
 from bellis.engines.local import LocalEngine
 from bellis.errors import EngineError, FunctionError, TaskError
 from bellis.runtime.events import Message, TaskStopped, WorkerLost
+from bellis.service import lookout
 from bellis.service.engine import ServiceEngine
 from bellis.service.functions import why_unnamed
 from bellis.tasks import Pipeline
@@ -120,6 +124,71 @@ def test_results_of_a_worker_function_are_refused(tmp_path: Path) -> None:
         run(tmp_path, line(taking(Notes(tmp_path / "notes")), 3, results=True))
 
 
+@pytest.mark.parametrize("address", ["h:1:2", "1:2:3", "[h]:1", "[127.0.0.1]:1", "::1]:0", "h:²", "[::1]:99999"])
+def test_what_is_no_address_is_refused_at_once(address: str) -> None:
+    with pytest.raises(EngineError, match="is no address to listen on"):
+        ServiceEngine(address)
+
+
+def test_the_kind_of_an_engine_may_be_in_capitals() -> None:
+    assert isinstance(engine_named("SERVICE://127.0.0.1:0"), ServiceEngine)
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        (["key"], "key=.* without a certificate"),
+        (["ca_file"], "ca_file=.* without a certificate"),
+        (["certificate", "no_key"], "key=.*no_key.pem'.*no such file"),
+        (["no_certificate"], "certificate=.*no_certificate.pem'.*no such file"),
+        (["certificate", "no_ca_file"], "ca_file=.*no_ca_file.pem'.*no such file"),
+    ],
+)
+def test_files_that_are_missing_are_said_when_the_engine_is_made(
+    tmp_path: Path, files: list[str], complaint: str
+) -> None:
+    for name in ("certificate", "key", "ca_file"):
+        (tmp_path / f"{name}.pem").touch()
+    options: dict[str, Any] = {name.removeprefix("no_"): tmp_path / f"{name}.pem" for name in files}
+    with pytest.raises(EngineError, match=complaint):
+        ServiceEngine(**options)
+
+
+def test_a_start_at_a_port_that_is_taken_leaves_no_keys(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        engine = ServiceEngine(f"127.0.0.1:{other.getsockname()[1]}", by_name=False)
+        with pytest.raises(EngineError, match="can't listen"):
+            run(tmp_path, line(named, 3), engine=engine, journal=tmp_path / "run")
+    assert not (tmp_path / "run" / "service").exists()
+
+
+@pytest.mark.parametrize(("address", "is_said"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)])
+def test_that_others_can_see_what_is_said_is_said(tmp_path: Path, address: str, is_said: bool) -> None:
+    recorder = Recorder()
+    engine = Crowded(1, address=address, by_name=False)
+    assert run(tmp_path, line(named, 3), engine=engine, observers=[recorder]).ok
+    assert any("are not encrypted" in message.text for message in recorder.of(Message)) == is_said
+
+
+def test_a_run_that_nobody_joins_and_nobody_watches_logs_how_to_join(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Awaited(Crowded):
+        def start(self, setup: EngineSetup) -> Capacity:
+            capacity = ServiceEngine.start(self, setup)
+            self.thread = threading.Thread(target=self.join_late, name="crowd")
+            self.thread.start()
+            return capacity
+
+        def join_late(self) -> None:
+            until(lambda: any("bellis worker http://" in text for text in caplog.messages), "it is logged")
+            asyncio.run(crowd(self.url, self.keys.token, self.workers, self.block_s))
+
+    caplog.set_level(logging.WARNING, "bellis")
+    monkeypatch.setattr(lookout, "FIRST_S", 0.1)
+    assert run(tmp_path, line(named, 3), engine=Awaited(1, by_name=False)).ok
+
+
 @pytest.mark.parametrize("address", ["host:port", "127.0.0.1:70000", "", "256.0.0.1"])
 def test_an_address_that_is_none_is_said(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BELLIS_HOST", "no host at all")
@@ -175,7 +244,8 @@ def test_a_worker_function_that_always_fails_stops_its_task(tmp_path: Path) -> N
     report = run(tmp_path, line(fail, 30), observers=[recorder])
     (stopped,) = recorder.of(TaskStopped)
     assert not report.ok
-    assert re.search("10 workers in a row.*ValueError: never works.*before it fails", stopped.reason, re.DOTALL)
+    said = "10 workers in a row.*; the last one failed:.*ValueError: never works.*before it fails"
+    assert re.search(said, stopped.reason, re.DOTALL)
 
 
 def test_a_worker_function_that_takes_no_blocks_stops_its_task(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import socket
 from contextlib import ExitStack
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -306,3 +307,65 @@ def test_whatever_a_turn_says_it_is_answered_or_refused(shared_run: Run, body: b
         status, answer = hostile.ask("POST", "/v1/workers/999/turn", body)
     assert status in {404, 422}, answer
     shared_run.is_undisturbed()
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+@pytest.mark.parametrize("worker", ["9" * 4301, "9" * 20_000, "٣", "1.5", "%31%32x"], ids=lambda text: text[:8])
+def test_an_id_that_no_worker_can_have_is_unknown(run: Run, method: str, worker: str) -> None:
+    path = f"/v1/workers/{worker}" + ("/turn" if method == "POST" else "")
+    path = quote(path, safe="/%")
+    for token, expected in ((None, 401), (f"Bearer {TOKEN}", 404)):
+        with Raw(run.server) as hostile:
+            status, answer = hostile.ask(
+                method, path, turn_with() if method == "POST" else b"", {"Authorization": token}
+            )
+        assert status == expected
+        assert msgspec.json.decode(answer, type=Problem).error
+    run.is_undisturbed()
+
+
+@pytest.mark.parametrize(
+    ("begin", "again"),
+    [
+        pytest.param(b"1;", b"x" * 2**20, id="extension of a chunk"),
+        pytest.param(b"", b"1;" + b"x" * 1000 + b"\r\n \r\n", id="extensions of many chunks"),
+        pytest.param(b"1\r\n{\r\n0\r\n", b"X: " + b"x" * 1000 + b"\r\n", id="trailers"),
+    ],
+)
+@pytest.mark.parametrize("path", [TURN, "/v1/hello?nonce=" + "0" * 32], ids=["turn", "hello"])
+def test_what_is_around_a_body_is_counted(run: Run, path: str, begin: bytes, again: bytes) -> None:
+    again = again * (2**20 // len(again))
+    sent = 0
+    with Raw(run.server) as hostile:
+        method = "POST" if path == TURN else "GET"
+        hostile.send(request(method, path, b"", {"Transfer-Encoding": "chunked", "Content-Length": None}) + begin)
+        try:
+            while sent < 2**30:
+                hostile.send(again)
+                sent += len(again)
+        except OSError:
+            pass  # it has hung up
+    assert sent < 2 * LARGEST_BODY_BYTES
+    run.is_undisturbed()
+
+
+def test_what_follows_a_body_is_no_part_of_the_head(run: Run) -> None:
+    headers = {"Transfer-Encoding": "chunked", "Content-Length": None, "Authorization": None}
+    late = f"2\r\n{{}}\r\n0\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+    with Raw(run.server) as hostile:
+        hostile.send(request("POST", TURN, b"", headers) + late)
+        assert hostile.answer()[0] == 401
+    run.is_undisturbed()
+
+
+def test_whoever_asks_first_is_told_to_go_on(run: Run) -> None:
+    body = b"{}"
+    with Raw(run.server) as careful:
+        careful.send(request("POST", TURN, b"", {"Content-Length": str(len(body)), "Expect": "100-continue"}))
+        assert careful.answer()[0] == 100
+        careful.send(body)
+        assert careful.answer()[0] == 200
+    with Raw(run.server) as careful:
+        headers = {"Content-Length": str(len(body)), "Expect": "100-continue", "Authorization": None}
+        careful.send(request("POST", TURN, b"", headers))
+        assert careful.answer()[0] == 401

@@ -65,6 +65,7 @@ def test_a_function_finds_its_context_in_both_variables(stage: Any, tmp_path: Pa
         found = Context.from_env()
         assert Context.parse(os.environ["DAISY_CONTEXT"]) == found
         notes.add(f"{found['launched']} {found['worker_id']} {found['any']}")
+        assert found["logdir"] == str(tmp_path / "logs")
 
     there = stage(work)
     context = Context(any="ü : =", port=1)
@@ -110,6 +111,7 @@ def test_how_a_function_ended_is_told(stage: Any) -> None:
     ended = there.end()
     assert ended.error is not None
     assert "ValueError: no licence" in ended.error
+    assert ended.error.count('File "') == 1  # its own line, and no frame of bellis
     assert ended.output.endswith("| look here")
 
 

@@ -44,12 +44,16 @@ def worker(
 
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-    token = read_token(token_file)
+    token, workers = read_token(token_file), workers or available_cores()
     try:
-        run_id = work(url, token, workers=workers or available_cores(), name=name, ca_file=ca_file, task_id=task_id)
+        run_id = work(url, token, workers=workers, name=name, ca_file=ca_file, task_id=task_id, say=_say)
     except ServiceError as error:
         if not error.is_other_run:
             raise
-        click.echo(str(error), err=True)
+        _say(str(error))
         return
-    click.echo(f"left the run {run_id}", err=True)
+    _say(f"left the run {run_id}" if run_id else f"stopped; the run at {url} was not found yet")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -14,6 +14,7 @@ from bellis.runtime.cores import available_cores
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster, Security
+    from distributed.deploy.cluster import Cluster
 
     from bellis.engines.dask_run import DaskRun
     from bellis.runtime.engine import Capacity, EngineEvent, EngineSetup
@@ -28,24 +29,27 @@ class DaskEngine:
     Parameters
     ----------
     client
-        A connected `distributed.Client`, whose cluster is used, and which is left alone otherwise; or the address of a
-        scheduler, ``host:port``; None for a cluster of this run's own on this machine.
+        A connected `distributed.Client`, or a cluster (`LocalCluster`, `SLURMCluster`...): it is used, and left alone
+        otherwise; or the address of a scheduler, ``host:port``; None for a cluster of this run's own on this machine.
     security
         Certificates for a scheduler that is given by its address.
 
     Raises
     ------
     EngineError
-        If Dask is not installed.
+        If Dask is not installed, or what was passed is none of these.
     """
 
     _run: DaskRun
 
-    def __init__(self, client: Client | str | None = None, *, security: Security | None = None) -> None:
+    def __init__(self, client: Client | Cluster | str | None = None, *, security: Security | None = None) -> None:
         try:
             import distributed  # noqa: F401
         except ImportError as error:
             raise EngineError(f"the engine 'dask' needs Dask ({error}): pip install 'bellis[dask]'") from error
+        from bellis.engines.dask_connect import check_place
+
+        check_place(client)
         self._given = client
         self._security = security
         self._cluster: LocalCluster | None = None
@@ -60,7 +64,8 @@ class DaskEngine:
         TaskError
             If a task's blocks fit on no worker.
         """
-        from bellis.engines.dask_link import Link, local_cluster, place_of
+        from bellis.engines.dask_connect import place_of
+        from bellis.engines.dask_link import Link, local_cluster
         from bellis.engines.dask_run import DaskRun
 
         packed = {program.task_id: program.packed() for program in setup.programs}  # may fail: before all else

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import queue
 from concurrent.futures import Future as Answer
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dask
-from distributed import Client, Future, LocalCluster
+from distributed import LocalCluster
 from msgspec.structs import replace
 
+from bellis.engines.dask_connect import connected
 from bellis.engines.dask_messages import Order, Wish, encode, topic_of
 from bellis.engines.dask_node import forget_news, instruct, run_lease
-from bellis.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from distributed import Security
+    from distributed import Future, Security
 
-CONNECT_S = 20.0
-"""How long a scheduler may take to answer at the start."""
 ASK_S = 5.0
 """How long workers may take to answer."""
 FETCH_S = 60.0
@@ -42,21 +42,6 @@ def local_cluster(slots: int) -> LocalCluster:
     return LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=1, threads_per_worker=slots, processes=False, dashboard_address="127.0.0.1:0", memory_limit=0
     )
-
-
-def place_of(given: Client | str, security: Security | None) -> tuple[str, Security | None]:
-    """Return where a scheduler is, and the certificates for it.
-
-    Raises
-    ------
-    EngineError
-        If a client is not connected.
-    """
-    if isinstance(given, str):
-        return (given if "://" in given or security is None else f"tls://{given}"), security
-    if given.status != "running" or given.scheduler is None:
-        raise EngineError(f"the Dask client is {given.status}: pass one that is connected to a scheduler")
-    return str(given.scheduler.address), given.security
 
 
 class Link:
@@ -82,15 +67,7 @@ class Link:
         self.changes: queue.SimpleQueue[Change] = queue.SimpleQueue()
         self._run_id = run_id
         self._topic = topic_of(run_id)
-        try:
-            self._client = Client(  # type: ignore[no-untyped-call]
-                address, security=security, set_as_default=False, timeout=CONNECT_S, name="bellis"
-            )
-        except (OSError, ImportError, ValueError, TypeError, RuntimeError) as error:
-            raise EngineError(
-                f"no Dask scheduler answers at {address!r} ({type(error).__name__}: {error}): start one with `dask "
-                "scheduler`, or pass a connected Client; with TLS, pass security="
-            ) from error
+        self._client = connected(address, security)
         self._asker = ThreadPoolExecutor(1, "bellis-dask-ask")
         self._looker = ThreadPoolExecutor(1, "bellis-dask-look")
         self._asking: Answer[None] | None = None
@@ -149,12 +126,12 @@ class Link:
         said = replace(wish, unwanted=list(unwanted))
         self._asking = self._ask(self._asker, "returned", lambda: self._instruct(said, addresses))
 
-    def _instruct(self, wish: Wish, addresses: Sequence[str]) -> dict[str, list[int]]:
+    def _instruct(self, wish: Wish, addresses: Sequence[str] | None) -> dict[str, list[int]]:
         return self._client.run(  # type: ignore[no-any-return]
             instruct,
             self._run_id,
             encode(wish),
-            workers=list(addresses),
+            workers=None if addresses is None else list(addresses),
             on_error="ignore",
             callback_timeout=ASK_S,
         )
@@ -168,11 +145,11 @@ class Link:
 
     # The end ---------------------------------------------------------------------------------------------------------
 
-    def close(self, wish: Wish, addresses: Sequence[str]) -> None:
-        """End what bellis started on Dask workers, and disconnect."""
+    def close(self, wish: Wish) -> None:
+        """End what bellis started on Dask workers, also on those that joined just now, and disconnect."""
         if self.is_up:
             with suppress(Exception):  # a worker that does not answer has ended, or sees by itself that nobody is there
-                self._instruct(replace(wish, number=wish.number + 1, drain=True, close=True), addresses)
+                self._instruct(replace(wish, number=wish.number + 1, drain=True, close=True), None)
             with suppress(Exception):
                 for topic in (self._topic, "all"):
                     self._client.unsubscribe_topic(topic)  # type: ignore[no-untyped-call]
@@ -183,10 +160,26 @@ class Link:
 
     def disconnect(self) -> None:
         """Close the connection."""
-        with suppress(Exception):  # whatever state it is in, it is of no more use
+        with suppress(Exception), _quietly():  # whatever state it is in, it is of no more use
             self._client.close(timeout=ASK_S)  # type: ignore[no-untyped-call]
         for executor in (self._asker, self._looker):
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Have Dask not print that its attempts to connect again were cancelled: our own error says more."""
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        return kind is None or not issubclass(kind, asyncio.CancelledError)
+
+    logger = logging.getLogger("distributed.client")
+    logger.addFilter(is_wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_wanted)
 
 
 def _result(future: Future[bytes | None]) -> bytes | Exception | None:

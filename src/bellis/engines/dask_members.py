@@ -34,6 +34,15 @@ class Member:
     last_index: int = 0
     alone: int | None = None
     """The lease that it is to run with none beside it."""
+    threads: int = 0
+    """How many leases it may be running, also now that it gets no more."""
+    is_paused: bool = False
+    is_missing: bool = False
+    """Whether the scheduler did not name it the last time."""
+    bye_s: float = float("-inf")
+    """When it said that it runs nothing any more of what it was given."""
+    asked_back: set[int] = field(default_factory=set)
+    """Leases that it was asked not to begin, as it is paused."""
 
     def has_room(self) -> bool:
         """Whether one more lease would not lie there for long: it holds less than two per slot."""
@@ -56,7 +65,7 @@ class Member:
 
     def begun(self) -> list[int]:
         """Return the leases that it may be running: it begins them in the order of their ids."""
-        return sorted(self.leases)[: self.slots]
+        return sorted(self.leases)[: self.threads]
 
 
 @dataclass(slots=True)
@@ -71,7 +80,8 @@ class Sent:
     """What was reported of each block."""
     is_fetched: bool = False
     """Whether the result of the Dask task was asked for."""
-    again: int = 0
+    where: str = ""
+    """Address of the Dask worker that has it, if it was for the first that comes."""
 
 
 @dataclass(slots=True)
@@ -84,30 +94,44 @@ class Work:
 
 
 class Members:
-    """The Dask workers that are there."""
+    """The Dask workers that are there.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    given
+        What the user says there is of resources: those names are not asked of Dask unless a worker has, or had, them.
+    """
+
+    def __init__(self, given: Mapping[str, int] | None = None) -> None:
         self.by_address: dict[str, Member] = {}
+        self._given = frozenset(given or ())
+        self._known: set[str] = set()
         self._numbers: dict[tuple[str, int], int] = {}
 
     def update(self, workers: Mapping[str, Mapping[str, Any]]) -> tuple[list[Member], list[Member]]:
-        """Take what the scheduler says of its workers; return who joined, and who is there no more."""
-        there = {
-            address: Member(address, int(said["nthreads"]), _resources(said))
-            for address, said in workers.items()
-            if said.get("status", "running") == "running" and said["nthreads"]
-        }
-        joined = [member for address, member in there.items() if address not in self.by_address]
-        left = [member for address, member in self.by_address.items() if address not in workers]
+        """Take what the scheduler says of its workers; return who joined, and who is there no more.
+
+        Who is missing for the first time may still be said to leave as planned, so it is not taken as gone.
+        """
+        joined = []
+        for address, said in workers.items():
+            threads = int(said["nthreads"])
+            is_running = said.get("status", "running") == "running" and threads > 0
+            member = self.by_address.get(address)
+            if member is None and is_running:
+                member = self.by_address[address] = Member(address, threads, _resources(said), threads=threads)
+                self._known.update(member.resources)
+                joined.append(member)
+            elif member is not None:  # paused, or about to close: no more leases, but what it has
+                member.slots = threads if is_running else 0
+                member.is_paused, member.is_missing = said.get("status") == "paused", False
+                member.asked_back.clear()
+        missing = [member for address, member in self.by_address.items() if address not in workers]
+        left = [member for member in missing if member.is_missing]
+        for member in missing:
+            member.slots, member.is_missing = 0, True
         for member in left:
             del self.by_address[member.address]
-        for member in joined:
-            self.by_address[member.address] = member
-        for address in workers.keys() - there.keys():  # paused, or about to close: no more leases, but what it has
-            if address in self.by_address:
-                self.by_address[address].slots = 0
-        for address in there.keys() & self.by_address.keys():
-            self.by_address[address].slots = there[address].slots
         return joined, left
 
     @property
@@ -124,9 +148,21 @@ class Members:
         return found
 
     def asked_of_dask(self, resources: Mapping[str, int]) -> dict[str, int]:
-        """Return those of a task's resources that Dask workers have; others are counted by the run alone."""
-        known = self.resources()
-        return {name: amount for name, amount in resources.items() if name in known or not self.by_address}
+        """Return those of a task's resources that Dask workers are to have; others are counted by the run alone."""
+        return {name: amount for name, amount in resources.items() if name not in self._given or name in self._known}
+
+    def offered(self, programs: Sequence[Program]) -> tuple[dict[str, int], int]:
+        """Return what there is of resources, and how many tasks need what none has.
+
+        For those, what one block needs counts as being there: one lease of them is to wait where Dask sees it.
+        """
+        found, unable = self.resources(), 0
+        for program in programs:
+            asked = self.asked_of_dask(program.resources)
+            if asked and not self.able(asked):
+                unable += 1
+                found.update({name: max(found.get(name, 0), amount) for name, amount in asked.items()})
+        return found, unable
 
     def able(self, resources: Mapping[str, int]) -> list[Member]:
         """Return those that have enough of each resource, free or not."""
@@ -164,8 +200,8 @@ class Members:
         for program in programs:
             wanted = self.asked_of_dask(program.resources)
             for name, amount in wanted.items():
-                most = max((member.resources.get(name, 0) for member in self.by_address.values()), default=amount)
-                if most < amount:
+                most = max((member.resources.get(name, 0) for member in self.by_address.values()), default=0)
+                if 0 < most < amount:
                     raise TaskError(
                         f"task {program.task_id!r} needs {amount} {name!r} for each block, but no Dask worker has more "
                         f"than {most}: start workers with --resources '{name}={amount}'"
@@ -177,4 +213,4 @@ class Members:
 
 
 def _resources(said: Mapping[str, Any]) -> dict[str, int]:
-    return {name: int(amount) for name, amount in (said.get("resources") or {}).items()}
+    return {name: int(amount) for name, amount in (said.get("resources") or {}).items() if amount >= 1}

@@ -24,6 +24,8 @@ class Order(msgspec.Struct, array_like=True, frozen=True):
     payload: bytes | None
     """The program; None if the node has said that it has it."""
     wish: Wish
+    is_unpinned: bool = False
+    """Whether the run does not know which node this is."""
 
 
 class Wish(msgspec.Struct, array_like=True, frozen=True):

@@ -27,7 +27,7 @@ from bellis.engines.dask_messages import (
     slot_of,
     topic_of,
 )
-from bellis.errors import BellisError
+from bellis.errors import BellisError, EngineError
 from bellis.runtime.engine import ProgramRefused
 from bellis.runtime.host import Host
 from bellis.runtime.lease import Lease, Report
@@ -48,6 +48,9 @@ FORSAKEN_S = 2.0
 """And so soon if its last leases were cancelled: perhaps the run is gone."""
 DRAIN_S = 10.0
 """How long running blocks may take to finish when the Dask worker closes."""
+
+LATE_S = (1.0, 5.0, 20.0)
+"""When the scheduler is to forget once more what came after the end of a run."""
 
 
 @dataclass(slots=True)
@@ -85,7 +88,7 @@ class Node(WorkerPlugin):
         self._early: dict[Any, bytes | None] = {}
         """Dask tasks that have not begun though their lease has ended, and the last news of it if they are large."""
         self._wish = Wish(-1)
-        self._is_draining = False
+        self._is_draining = self._is_closed = False
         self._idle: asyncio.TimerHandle | None = None
 
     def setup(self, worker: Worker) -> None:
@@ -106,6 +109,8 @@ class Node(WorkerPlugin):
                 return self._tell(News(order.lease_id, is_finished=True))
             held = self._hold(order)
             held.is_running = True
+            if order.is_unpinned:
+                self._tell(News(order.lease_id))  # so the run knows that it has begun, and where
             try:
                 host = await self._get_host()
                 if order.lease_id in self._held:  # else it was cancelled meanwhile
@@ -140,6 +145,8 @@ class Node(WorkerPlugin):
 
     async def _get_host(self) -> Host:
         async with self._making:
+            if self._is_closed:
+                raise EngineError("the Dask worker, or the run, has ended")
             if self._host is None:
                 self._host = await asyncio.to_thread(_make_host, self._worker.state.nthreads)
                 self._host.hurry(report=self._wish.report, share=self._wish.share)
@@ -234,10 +241,11 @@ class Node(WorkerPlugin):
             return
         self._early.pop(key, None)
         for lease_id, held in list(self._held.items()):
-            if held.key == key and self._host is not None:
+            if held.key == key:
                 del self._held[lease_id]
                 held.ended.set()
-                self._host.cancel(lease_id, "the run has ended, or given up this lease")
+                if self._host is not None:
+                    self._host.cancel(lease_id, "the run has ended, or given up this lease")
                 if not self._held:
                     self._rest(FORSAKEN_S)
 
@@ -257,6 +265,8 @@ class Node(WorkerPlugin):
         if self._idle is not None:
             self._idle.cancel()
         self._is_draining = True
+        async with self._making:  # one that is being made would outlive the node
+            self._is_closed = True
         host = self._host
         if host is not None and self._held and not self._wish.close and _can_tell(worker):
             host.drain()
@@ -270,7 +280,8 @@ class Node(WorkerPlugin):
         self._held.clear()
         if host is not None:
             await asyncio.to_thread(host.close)
-        worker.log_event(self._topic, {"bye": True})
+        if not self._wish.close:  # else the run listens no more, and the scheduler would keep it
+            worker.log_event(self._topic, {"bye": True})
 
 
 def _make_host(slots: int) -> Host:
@@ -313,7 +324,16 @@ async def instruct(run_id: str, wish: bytes, dask_worker: Worker) -> list[int]:
 
 
 def forget_news(topic: str, dask_scheduler: Any) -> None:
-    """Have the scheduler forget the news of a run; without that it keeps the last thousand."""
+    """Have the scheduler forget the news of a run, and those that workers which are leaving still send.
+
+    Without that it keeps the last thousand.
+    """
+    _forget(topic, dask_scheduler)
+    for delay_s in LATE_S:
+        asyncio.get_running_loop().call_later(delay_s, _forget, topic, dask_scheduler)
+
+
+def _forget(topic: str, dask_scheduler: Any) -> None:
     broker = getattr(dask_scheduler, "_broker", None)  # there is no public way
     topics = getattr(broker, "_topics", None)
     if isinstance(topics, dict):

@@ -1,4 +1,4 @@
-"""One run on a Dask cluster: which Dask worker has which lease, and what becomes of it.
+"""One run on a Dask cluster: what its workers tell, who comes and goes, and what workers are told.
 
 All of it runs in the thread of the run; what happens elsewhere comes through the queue of a `Link`.
 """
@@ -6,17 +6,17 @@ All of it runs in the thread of the run; what happens elsewhere comes through th
 from __future__ import annotations
 
 import queue
-from collections import Counter
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from bellis.engines.dask_members import Member, Members, Sent, Work
-from bellis.engines.dask_messages import News, Order, Told, Wish, decode_news
+from bellis.engines.dask_leases import Leases
+from bellis.engines.dask_members import Member, Members
+from bellis.engines.dask_messages import News, Wish, decode_news
 from bellis.errors import EngineError
 from bellis.runtime.engine import Capacity, EngineEvent, EngineSetup, Notice, ProgramRefused, WorkerEnded
-from bellis.runtime.lease import Lease, Outcome, Report
-from bellis.runtime.output import append_log, remove_logs
+from bellis.runtime.lease import Lease, Report
+from bellis.runtime.output import remove_logs
 from bellis.runtime.sizing import REMOTE
 
 if TYPE_CHECKING:
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from bellis.engines.dask_link import Link
     from bellis.runtime.program import PackedProgram
 
-LOOK_S = 2.0
-"""The scheduler is asked so often who is there, though it also tells who comes and goes."""
+LOOK_S = 0.5
+"""The scheduler is asked so often who is there and who is paused, though it also tells who comes and goes."""
+LOOK_EACH_S = 0.002
+"""Less often where there are many."""
 POLL_S = 0.05
 TELL_EVERY_S = 0.1
 """Wishes are told to Dask workers no more often; less often to many."""
 TELL_EACH_S = 0.005
+BYE_S = 2.0
+"""A Dask worker that was lost so soon after its node said good-bye was closing; else only its node had idled."""
 LEAVE_S = 15.0
 """How long a Dask worker that leaves as planned may take for the blocks that it still runs."""
-SUSPECT = 2
-"""A block that ran on so many Dask workers when they were lost runs alone the next time, to see whether it is why."""
-MOST_SUSPECTS = 64
-"""Blocks of larger leases are not noted: such a lease is halved first."""
 
 
 class DaskRun:
@@ -62,90 +62,31 @@ class DaskRun:
     def __init__(self, link: Link, setup: EngineSetup, packed: Mapping[str, PackedProgram]) -> None:
         self._link = link
         self._setup = setup
-        self._work = {program.task_id: Work(program, packed[program.task_id]) for program in setup.programs}
-        self._members = Members()
-        self._sent: dict[int, Sent] = {}
-        self._held_back: list[Lease] = []
-        self._events: list[EngineEvent] = []
+        self._members = Members(setup.resources)
+        self._leases = Leases(link, setup, packed, self._members)
         self._leaving: dict[str, tuple[Member, float]] = {}
-        self._spoken: set[str] = set()
-        self._losses: Counter[tuple[str, int]] = Counter()
-        self._wish = self._told_wish = Wish(0)
+        self._told_wish = self._leases.wish
         self._told_s = self._looked_s = monotonic()
-        self._is_waiting = self._is_draining = False
+        self._is_draining = self._is_warned = False
         self._members.update(link.workers())
         self._members.check(setup.programs)
+        self._warn_of_idle_slots()
         if not setup.keeps_logs:
-            remove_logs(setup.log_dir, self._work, only_empty=False)
+            remove_logs(setup.log_dir, self._leases.work, only_empty=False)
 
     def capacity(self) -> Capacity:
-        """Return what the Dask workers that are there can run."""
-        slots = self._setup.slots(self._members.slots)
-        return Capacity(slots=slots, resources=self._members.resources(), sizes=REMOTE)
+        """Return what the Dask workers that are there can run.
 
-    # Leases ----------------------------------------------------------------------------------------------------------
+        One lease more of each task whose resources none of them has: so an adaptive cluster hears of it.
+        """
+        left = self._setup.left
+        programs = [program for program in self._setup.programs if left.get(program.task_id, 1)]
+        resources, unable = self._members.offered(programs)
+        return Capacity(slots=self._setup.slots(self._members.slots) + unable, resources=resources, sizes=REMOTE)
 
     def submit(self, lease: Lease) -> None:
-        """Send a lease to a Dask worker; or, while there is none, to the first that comes."""
-        if not self._place(lease):
-            self._held_back.append(lease)
-
-    def _place(self, lease: Lease) -> bool:
-        resources = self._members.asked_of_dask(self._work[lease.task_id].program.resources)
-        first = int(lease.indices[0])
-        if len(lease.indices) == 1 and self._losses[lease.task_id, first] >= SUSPECT:
-            member = self._members.reserve(resources, lease.lease_id)
-        else:
-            member = self._members.choose(resources, lease.task_id, first)
-        if member is None and self._members.able(resources):
-            return False
-        if member is None:
-            self._say_that_it_waits(resources)
-        sent = Sent(lease, self._send(lease, member, resources), member, bytearray(len(lease.indices)))
-        self._sent[lease.lease_id] = sent
-        if member is not None:
-            member.leases[lease.lease_id] = resources
-            member.task_id, member.last_index = lease.task_id, int(lease.indices[-1])
-        return True
-
-    def _place_held_back(self) -> None:
-        """Send what had to wait until a block has run alone; or give it back, if others could not run it either."""
-        waiting, self._held_back = self._held_back, []
-        for lease in waiting:
-            if self._is_draining:
-                self._events.append(Report(lease.lease_id, 0, b"", finished=True))
-            elif not self._place(lease):
-                self._held_back.append(lease)
-
-    def _send(
-        self, lease: Lease, member: Member | None, resources: Mapping[str, int], again: int = 0
-    ) -> Future[bytes | None]:
-        packed = self._work[lease.task_id].packed
-        has_it = member is not None and packed.number in member.programs
-        run_id = self._setup.run_id
-        key = f"bellis-{run_id}-{lease.task_id}-{lease.lease_id}" + (f"-{again}" if again else "")
-        order = Order(
-            run_id, key, lease.lease_id, lease.task_id, lease.indices.tobytes(), packed.number, packed.keeps_results,
-            packed.timeout_s, None if has_it else packed.payload, self._wish,
-        )  # fmt: skip
-        return self._link.send(order, None if member is None else member.address, resources)
-
-    def _say_that_it_waits(self, resources: Mapping[str, int]) -> None:
-        if not self._is_waiting:
-            self._is_waiting = True
-            having = f" that have {', '.join(f'{k}={v}' for k, v in resources.items())}" if resources else ""
-            self._events.append(Notice(f"waiting for workers of the Dask scheduler at {self._link.address}{having}"))
-
-    def _close_lease(self, sent: Sent, report: Report) -> None:
-        lease_id = sent.lease.lease_id
-        del self._sent[lease_id]
-        if sent.member is not None:
-            sent.member.drop_lease(lease_id)
-        sent.future.release()  # type: ignore[no-untyped-call]
-        self._events.append(report)
-
-    def _give_back(self, sent: Sent, *, is_suspect: bool = False) -> None:
-        self._close_lease(sent, Report(sent.lease.lease_id, 0, b"", finished=True, is_suspect=is_suspect))
+        """Send a lease to a Dask worker; or, while none has what it needs, to the first that comes."""
+        self._leases.submit(lease)
 
     # Events ----------------------------------------------------------------------------------------------------------
 
@@ -161,9 +102,9 @@ class DaskRun:
         self._tell_wish()
         self._look_around()
         self._look_at_futures()
-        self._place_held_back()
-        until = monotonic() + (0.0 if self._events else timeout_s)
-        while not self._events:
+        self._leases.place_held_back()
+        until = monotonic() + (0.0 if self._leases.events else timeout_s)
+        while not self._leases.events:
             left = until - monotonic()
             with suppress(queue.Empty):
                 self._handle(*self._link.changes.get(timeout=max(0.0, min(left, POLL_S))))
@@ -173,7 +114,7 @@ class DaskRun:
         with suppress(queue.Empty):
             while True:
                 self._handle(*self._link.changes.get_nowait())
-        events, self._events = self._events, []
+        events, self._leases.events = self._leases.events, []
         return events
 
     def _check_scheduler(self) -> None:
@@ -202,86 +143,69 @@ class DaskRun:
 
     def _hear(self, said: dict[str, Any]) -> None:
         address = said["worker"]
-        if "bye" in said:
-            self._end_leaving(address)
-        else:
-            self._spoken.add(address)
+        if "bye" not in said:
             self._take(address, decode_news(said["news"]))
+            return
+        self._end_leaving(address)
+        if address in self._members.by_address:
+            self._members.by_address[address].bye_s = monotonic()
 
     def _take(self, address: str, news: News) -> None:
-        sent = self._sent.get(news.lease_id)
-        if sent is None:
+        sent = self._leases.sent.get(news.lease_id)
+        if sent is None or (sent.member is not None and sent.member.address != address):  # it is another's by now
             return
-        work = self._work[sent.lease.task_id]
+        work = self._leases.work[sent.lease.task_id]
         member = self._members.by_address.get(address)
-        if member is not None and sent.member is None:
-            sent.member = member
-            member.leases[news.lease_id] = self._members.asked_of_dask(work.program.resources)
+        if sent.member is None:
+            sent.where = address
+            self._leases.settle()
         if news.is_missing:
-            self._send_again(sent, member)
+            self._leases.send_again(sent, member)
             return
         if member is not None:
             member.programs.add(work.packed.number)
+            member.bye_s = float("-inf")
         for death in news.deaths:
             name = f"worker-{self._members.number(address, death.slot)}"
-            self._events.append(WorkerEnded(name, death.reason, sent.lease, death.position))
+            self._leases.events.append(WorkerEnded(name, death.reason, sent.lease, death.position))
         if news.refused is not None and not work.is_refused:
             work.is_refused = True
-            self._events.append(ProgramRefused(sent.lease.task_id, news.refused))
+            self._leases.events.append(ProgramRefused(sent.lease.task_id, news.refused))
         for told in news.told[:-1] if news.is_finished else news.told:
-            self._events.append(self._report(sent, address, told, is_finished=False))
+            self._leases.events.append(self._leases.report(sent, address, told, is_finished=False))
         if news.is_finished:
             last = news.told[-1] if news.told else None
             empty = Report(news.lease_id, 0, b"", finished=True)
-            self._close_lease(sent, empty if last is None else self._report(sent, address, last, is_finished=True))
-
-    def _report(self, sent: Sent, address: str, told: Told, *, is_finished: bool) -> Report:
-        number = self._members.number(address, told.slot)
-        if told.output:
-            append_log(self._setup.log_dir, sent.lease.task_id, number, told.output)
-        for position, outcome in enumerate(told.outcomes, told.begin):
-            sent.outcomes[position] = sent.outcomes[position] or outcome
-        said = told.outcomes, told.seconds, told.errors, told.results, is_finished
-        name = f"worker-{number}"
-        return Report(sent.lease.lease_id, told.begin, *said, name, told.peak_memory_bytes, told.crash)
-
-    def _send_again(self, sent: Sent, member: Member | None) -> None:
-        work = self._work[sent.lease.task_id]
-        if member is None or sent.member is None:  # it is about to be lost
-            return
-        member.programs.discard(work.packed.number)
-        sent.future.release()  # type: ignore[no-untyped-call]
-        sent.again += 1
-        sent.is_fetched = False
-        resources = self._members.asked_of_dask(work.program.resources)
-        sent.future = self._send(sent.lease, member, resources, sent.again)
+            self._leases.close(
+                sent, empty if last is None else self._leases.report(sent, address, last, is_finished=True)
+            )
 
     # Dask tasks that end without news --------------------------------------------------------------------------------
 
     def _look_at_futures(self) -> None:
-        ended = [sent for sent in self._sent.values() if sent.future.status != "pending" and not sent.is_fetched]
+        ended = [sent for sent in self._leases.sent.values() if sent.future.status != "pending" and not sent.is_fetched]
         if not ended:
             return
         with suppress(queue.Empty):  # what was told came before the end
             while True:
                 self._handle(*self._link.changes.get_nowait())
         for sent in ended:
-            if sent.lease.lease_id in self._sent and sent.future.status in {"finished", "error"}:
+            if sent.lease.lease_id in self._leases.sent and sent.future.status in {"finished", "error"}:
                 sent.is_fetched = True
                 self._link.fetch(sent.future, sent.lease.lease_id)
-            elif sent.lease.lease_id in self._sent and sent.future.status in {"cancelled", "lost"}:
+            elif sent.lease.lease_id in self._leases.sent and sent.future.status in {"cancelled", "lost"}:
                 self._check_scheduler()
-                self._give_back(sent)
+                self._leases.give_back(sent)
 
     def _take_result(self, lease_id: int, future: Future[bytes | None], result: bytes | Exception | None) -> None:
-        sent = self._sent.get(lease_id)
+        sent = self._leases.sent.get(lease_id)
         if sent is None or sent.future is not future:
             return
         where = sent.member.address if sent.member is not None else ""
         if isinstance(result, bytes):
             self._take(where, decode_news(result))
         elif result is None or type(result).__name__ in {"KilledWorker", "FutureCancelledError", "TimeoutError"}:
-            self._lose(sent, where, is_sole=sent.member is not None and len(sent.member.leases) == 1)
+            self._leases.lose(sent, where, is_alone=sent.member is not None and len(sent.member.leases) == 1)
         else:
             raise EngineError(
                 f"the Dask worker {where} can't run leases ({type(result).__name__}: {result}): install the same "
@@ -292,7 +216,7 @@ class DaskRun:
 
     def _look_around(self) -> None:
         now = monotonic()
-        if now - self._looked_s >= LOOK_S:
+        if now - self._looked_s >= max(LOOK_S, LOOK_EACH_S * len(self._members.by_address)):
             self._looked_s = now
             self._link.look()
         for address, (_, until) in list(self._leaving.items()):
@@ -300,69 +224,81 @@ class DaskRun:
                 self._end_leaving(address)
 
     def _update(self, workers: dict[str, Any]) -> None:
-        before = self.capacity()
+        before, had = self.capacity(), self._members.resources()
         _, left = self._members.update(workers)
+        self._leases.settle()
         for member in left:
             self._drop(member, is_planned=False)
-        if self._members.slots:
-            self._is_waiting = False
         after = self.capacity()
         if (after.slots, after.resources) != (before.slots, before.resources) or left:
-            self._events.append(after)
+            self._tell_change(had)
 
     def _remove(self, address: str, *, is_planned: bool) -> None:
+        had = self._members.resources()
         member = self._members.by_address.pop(address, None)
         if member is not None:
             self._drop(member, is_planned=is_planned)
-            self._events.append(self.capacity())
+            self._tell_change(had)
+
+    def _tell_change(self, had: Mapping[str, int]) -> None:
+        """Tell that there is more or less than before, when there was so much of each resource."""
+        self._leases.events.append(self.capacity())
+        self._warn_of_idle_slots()
+        asked = {name for program in self._setup.programs for name in self._leases.asked_of_dask(program.task_id)}
+        gone = sorted(name for name in asked & had.keys() if name not in self._members.resources())
+        if gone:
+            names = ", ".join(map(repr, gone))
+            self._leases.events.append(Notice(f"the last Dask worker with {names} has left: blocks wait for another"))
+
+    def _warn_of_idle_slots(self) -> None:
+        there, useful = self._members.slots, self._setup.useful
+        if min(self._setup.workers or there, there) <= useful or self._is_warned:
+            return
+        self._is_warned = True
+        self._leases.events.append(
+            Notice(
+                f"the Dask workers have places for {there} blocks, but num_workers of all tasks allow {useful} at the "
+                "same time: raise num_workers of the tasks"
+            )
+        )
 
     def _drop(self, member: Member, *, is_planned: bool) -> None:
         """Account for the leases of a Dask worker that is there no more."""
-        if is_planned and member.address in self._spoken and member.leases:
+        has_ended = monotonic() - member.bye_s < BYE_S
+        if is_planned and member.leases and not has_ended:  # any may have begun, also if nothing was told yet
             self._leaving[member.address] = (member, monotonic() + LEAVE_S)
             return
         begun = member.begun() if member.alone not in member.leases else [member.alone]
-        if not is_planned:
-            lease = self._sent[begun[0]].lease if begun else None
-            self._events.append(WorkerEnded(member.address, "the Dask scheduler has lost this worker", lease))
-        lost = [self._sent[lease_id] for lease_id in begun if lease_id is not None and not is_planned]
-        is_sole = len(member.leases) == 1 or member.alone is not None
+        if is_planned or has_ended:
+            begun = []
+        else:
+            lease = self._leases.sent[begun[0]].lease if begun else None
+            self._leases.events.append(WorkerEnded(member.address, "the Dask scheduler has lost this worker", lease))
+        is_alone = len(member.leases) == 1
+        lost = [self._leases.sent[lease_id] for lease_id in begun]
+        for sent in [self._leases.sent[lease_id] for lease_id in member.leases if lease_id not in begun]:
+            self._leases.give_back(sent)
         for sent in lost:
-            self._lose(sent, member.address, is_sole=is_sole)
-        for lease_id in list(member.leases):
-            self._give_back(self._sent[lease_id])
-
-    def _lose(self, sent: Sent, where: str, *, is_sole: bool) -> None:
-        """Account for a lease whose Dask worker was lost while it ran, the only one there or not."""
-        lease, lease_id = sent.lease, sent.lease.lease_id
-        rest = [position for position, outcome in enumerate(sent.outcomes) if not outcome]
-        if len(rest) != 1 or not is_sole:
-            if len(rest) <= MOST_SUSPECTS:
-                self._losses.update((lease.task_id, int(lease.indices[position])) for position in rest)
-            self._give_back(sent, is_suspect=len(rest) > 1)
-            return
-        crash = f"the Dask worker {where} was lost"
-        error = f"{crash} while it ran the block: its machine, its memory limit or its job may have ended it"
-        failed = bytes([Outcome.FAILED])
-        self._close_lease(sent, Report(lease_id, rest[0], failed, errors={rest[0]: error}, finished=True, crash=crash))
+            self._leases.lose(sent, member.address, is_alone=is_alone)
 
     def _end_leaving(self, address: str) -> None:
         """Take back what a Dask worker that left as planned did not finish."""
         member, _ = self._leaving.pop(address, (None, 0.0))
         for lease_id in list(member.leases) if member is not None else ():
-            self._give_back(self._sent[lease_id])
+            self._leases.give_back(self._leases.sent[lease_id])
 
     # Wishes ----------------------------------------------------------------------------------------------------------
 
     def hurry(self, *, report: bool, share: bool) -> None:
         """See `Engine.hurry`."""
-        if (report, share) != (self._wish.report, self._wish.share):
-            self._wish = Wish(self._wish.number + 1, report, share, self._is_draining)
+        if (report, share) != (self._leases.wish.report, self._leases.wish.share):
+            self._leases.wish = Wish(self._leases.wish.number + 1, report, share, self._is_draining)
 
     def drain(self) -> None:
         """See `Engine.drain`."""
         self._is_draining = True
-        self._wish = Wish(self._wish.number + 1, report=True, share=True, drain=True)
+        self._leases.give_back_idle()
+        self._leases.wish = Wish(self._leases.wish.number + 1, report=True, share=True, drain=True)
         self._told_s = 0.0
 
     def _tell_wish(self) -> None:
@@ -372,23 +308,24 @@ class DaskRun:
             return
         busy = [member for member in self._members.by_address.values() if member.leases]
         queued: list[int] = []
-        if self._wish.share:
-            for member in busy:
+        for member in busy:
+            if member.is_paused:  # Dask begins nothing there; what the node has begun, it keeps
+                queued += member.leases.keys() - member.asked_back
+                member.asked_back.update(member.leases)
+            elif self._leases.wish.share:
                 queued += member.leases.keys() - set(member.begun())
-        if busy and (queued or self._wish.number != self._told_wish.number):
-            self._told_s, self._told_wish = monotonic(), self._wish
-            self._link.tell(self._wish, queued, [member.address for member in busy])
+        if busy and (queued or self._leases.wish.number != self._told_wish.number):
+            self._told_s, self._told_wish = monotonic(), self._leases.wish
+            self._link.tell(self._leases.wish, queued, [member.address for member in busy])
 
     def _take_back(self, address: str, lease_ids: list[int]) -> None:
         for lease_id in lease_ids:
-            sent = self._sent.get(lease_id)
+            sent = self._leases.sent.get(lease_id)
             if sent is not None and sent.member is not None and sent.member.address == address:
-                self._give_back(sent)
+                self._leases.give_back(sent)
 
     def close(self) -> None:
         """Give up all leases, and end what bellis started on the cluster."""
-        for sent in self._sent.values():
-            sent.future.release()  # type: ignore[no-untyped-call]
-        self._sent.clear()
-        self._link.close(self._wish, sorted(self._members.by_address))
-        remove_logs(self._setup.log_dir, self._work, only_empty=True)
+        self._leases.abandon()
+        self._link.close(self._leases.wish)
+        remove_logs(self._setup.log_dir, self._leases.work, only_empty=True)

@@ -8,21 +8,21 @@ the same as on the machine of the run.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 from collections import deque
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from bellis.errors import BellisError
+from bellis.errors import BellisError, EngineError
 from bellis.runtime.crew import Crew
 from bellis.runtime.engine import ProgramRefused, WorkerEnded
+from bellis.runtime.folders import own_folder
 from bellis.runtime.lease import Report
 from bellis.runtime.output import log_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from bellis.runtime.lease import Lease
     from bellis.runtime.program import PackedProgram
@@ -69,7 +69,7 @@ class Host:
     def __init__(
         self, workers: int, *, environment: Mapping[str, str | None] | None = None, log_dir: Path | None = None
     ) -> None:
-        folder = log_dir or Path(tempfile.mkdtemp(prefix="bellis-host-"))
+        folder = log_dir or own_folder("host")
         self._own_folder = folder if log_dir is None else None
         try:
             self._crew = Crew(workers, folder, environment=environment, keeps_logs=True)
@@ -161,8 +161,9 @@ class Host:
                 for event in self._crew.events(LOOK_S):
                     if isinstance(event, Report | WorkerEnded | ProgramRefused):
                         self._pass_on(event)
-        except BellisError as error:  # no worker can be started here: say so to whoever waits, and to who comes
-            self._failure = error
+        except Exception as error:  # noqa: BLE001  # no worker can be started here, or there is an error in bellis
+            # Whoever waits, and who comes later, must hear of it: otherwise leases would never end.
+            self._failure = error if isinstance(error, BellisError) else EngineError(f"the host failed: {error!r}")
             for brought in list(self._brought.values()):
                 self._finish(brought, Report(brought.lease.lease_id, 0, b"", finished=True, crash=str(error)))
         finally:

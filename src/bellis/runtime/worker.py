@@ -27,6 +27,8 @@ REPORT_EVERY_NS = 20_000_000
 """A finished block is reported at the latest when the next one begins this much later."""
 LONGEST_ERROR = 20_000
 """Characters of a traceback that are kept."""
+_CALLERS = (__name__, "bellis.service.launch")
+"""Modules whose frames are around a user's function."""
 
 
 class LeaseRunner:
@@ -178,7 +180,7 @@ def _packed(value: Any, block: Block) -> bytes:
 def describe(error: BaseException) -> str:
     """Return the traceback of an error in a user's function, without the frames of bellis."""
     own = error.__traceback__
-    while own is not None and own.tb_frame.f_code.co_filename == __file__:
+    while own is not None and own.tb_frame.f_globals.get("__name__") in _CALLERS:
         own = own.tb_next
     if isinstance(error, SystemExit):
         text = "".join(traceback.format_tb(own)) + f"SystemExit: the function called sys.exit({error.code!r})"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 BODY_S = 10.0
 """A request's body must be there so soon."""
 RUN_HEADER = "Bellis-Run"
+LONGEST_ID = 18
+"""Digits of a worker's id."""
 
 _Message = TypeVar("_Message", Join, Turn)
 
@@ -66,12 +68,12 @@ class App:
         self._description = msgspec.json.encode(description())
         self.asgi = Starlette(
             routes=[
-                Route("/v1/workers/{worker_id:int}/turn", self._turn, methods=["POST"]),
+                Route("/v1/workers/{worker_id}/turn", self._turn, methods=["POST"]),
                 Route("/v1/hello", self._hello, methods=["GET"]),
                 Route("/v1/openapi.json", self._openapi, methods=["GET"]),
                 Route("/v1/run", self._status, methods=["GET"]),
                 Route("/v1/workers", self._join, methods=["POST"]),
-                Route("/v1/workers/{worker_id:int}", self._leave, methods=["DELETE"]),
+                Route("/v1/workers/{worker_id}", self._leave, methods=["DELETE"]),
             ],
             exception_handlers={HTTPException: _problem, ClientDisconnect: _nobody},
         )
@@ -103,9 +105,10 @@ class App:
 
     async def _turn(self, request: Request) -> Response:
         self._admit(request)
+        worker_id = _worker_id(request)
         turn = await self._body(request, Turn)
         try:
-            return _answer(await self._desk.turn(request.path_params["worker_id"], turn, request.receive))
+            return _answer(await self._desk.turn(worker_id, turn, request.receive))
         except UnknownWorkerError as error:
             raise HTTPException(404, str(error)) from error
         except RefusedError as error:
@@ -113,7 +116,7 @@ class App:
 
     async def _leave(self, request: Request) -> Response:
         self._admit(request)
-        self._desk.leave(request.path_params["worker_id"])
+        self._desk.leave(_worker_id(request))
         return Response(status_code=204)
 
     # What all have in common -----------------------------------------------------------------------------------------
@@ -154,6 +157,16 @@ class App:
             raise HTTPException(422, f"the body is no {kind.__name__}: {error}") from error
         except RecursionError as error:
             raise HTTPException(422, f"the body is no {kind.__name__}: it is nested too deeply") from error
+
+
+def _worker_id(request: Request) -> int:
+    """Return the worker that a path names; to be called once it is known who asks."""
+    text = request.path_params["worker_id"]
+    if not (text.isascii() and text.isdecimal() and len(text) <= LONGEST_ID):
+        raise HTTPException(
+            404, f"no worker has the id {text[:LONGEST_ID]!r}: it is a number, as the answer to Join says"
+        )
+    return int(text)
 
 
 def _goodbye(status: int = 0) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bellis.runtime.engine import Notice, ProgramRefused, WorkerEnded
+from bellis.runtime.engine import ProgramRefused, WorkerEnded
 from bellis.runtime.lease import Report
 from bellis.service.holding import Holding, RefusedError
 from bellis.service.messages import Answer, Joined, RunStatus, TaskStatus
@@ -16,9 +16,11 @@ from bellis.service.roster import (
     CrowdedError,
     UnknownWorkerError,
     Worker,
+    blocks_of,
     check_turn,
     lost_leases,
     may_take,
+    overdue_blocks,
     to_give_back,
 )
 
@@ -40,8 +42,6 @@ HUNGRY_S = 0.005
 """A worker that has nothing may come again so soon, to wait for leases."""
 TURNS_PER_S = 1000
 """More workers than these are asked less often, so that all together take no more turns."""
-TIMEOUT_GRACE_S = 5.0
-"""Workers end blocks that take too long themselves; one that has not done so after this much longer loses its lease."""
 MOST_WORKERS = 10_000
 AT_HAND = 2
 """Leases that a worker has per slot: one that runs and the next."""
@@ -88,6 +88,8 @@ class Board:
         self._events: list[EngineEvent] = []
         self._late = 0
         self._overdue: list[tuple[int, str]] = []
+        self._accounted: set[int] = set()
+        """Launches of which it was reported in which block they ended."""
         self._hurry = self._share = False
         self._draining = self._closed = False
         self._finished: set[str] = set()
@@ -156,6 +158,10 @@ class Board:
         overdue, self._overdue = self._overdue, []
         return overdue
 
+    def take_idle(self, now_s: float, after_s: float) -> list[str]:
+        """Return who has leases and has run nothing for ``after_s``; each once, until it does something."""
+        return [worker.person for worker in self._workers.values() if worker.becomes_idle(now_s, after_s)]
+
     def take_to_answer(self) -> set[int]:
         """Return the workers that wait and should be answered now."""
         to_answer, self._to_answer = self._to_answer, set()
@@ -186,13 +192,9 @@ class Board:
 
     def status(self) -> RunStatus:
         """Return how the run goes."""
-        leased = dict.fromkeys(self._tasks, 0)
-        for worker in self._workers.values():
-            for holding in worker.holdings.values():
-                leased[holding.lease.task_id] += holding.left()
-        queued = {task_id: queue.blocks() for task_id, queue in self._queues.items()}
-        tasks = [TaskStatus(task_id=one, leased=leased[one], queued=queued[one]) for one in self._tasks]
-        return RunStatus(run_id=self.run_id, workers=len(self._workers), tasks=tasks)
+        leased = blocks_of(self._workers.values())
+        tasks = [TaskStatus(task_id=one, leased=leased[one], queued=self._queues[one].blocks()) for one in self._tasks]
+        return RunStatus(run_id=self.run_id, workers=self.workers, tasks=tasks)
 
     # The workers' side -----------------------------------------------------------------------------------------------
 
@@ -237,6 +239,8 @@ class Board:
             if holding is not None:
                 self._events.append(holding.take(report, worker.name(report.slot)))
                 if report.finished:
+                    if report.crash is not None and worker.launched is not None:
+                        self._accounted.add(worker.launched)
                     del worker.holdings[report.lease_id]
                     ended.add(report.lease_id)
             elif report.lease_id not in worker.ended:
@@ -246,6 +250,7 @@ class Board:
         self._note_running(worker, turn)
         self._note_refusals(worker, turn.refused)
         self._events += [WorkerEnded(worker.name(), f"{reason} ({worker.person})") for reason in turn.ended]
+        worker.note_activity(turn, now_s)
         worker.said = frozenset(turn.held)
         lost.update(worker.said - worker.holdings.keys())
         return self._answer(worker, turn.wants, sorted(lost), {running.lease_id for running in turn.running})
@@ -280,16 +285,15 @@ class Board:
             for worker in self._workers.values():
                 worker.heard_s = min(now_s, worker.heard_s + now_s - self._swept_s)
         self._swept_s = now_s
-        is_blamed = False
         for worker in list(self._workers.values()):
             if worker.ends is not None and now_s > worker.ends[0]:
-                self._lose(worker, worker.ends[1], blames=True)
+                self._lose(worker, worker.ends[1], is_machine=False)
             elif now_s - worker.heard_s > self._silence_s and worker.worker_id not in self._waiting:
                 reason = f"it was not heard of for {self._silence_s:g} s ({worker.person})"
-                is_blamed |= self._lose(worker, reason, blames=not is_blamed)
+                self._lose(worker, reason, is_machine=True)
 
     def end_launch(self, launched: int, reason: str, by_s: float) -> bool:
-        """Note that what the run launched has ended, so that its workers are gone or will be.
+        """Note that what the run launched has ended, so that its workers are gone or will be; they get nothing more.
 
         Parameters
         ----------
@@ -303,18 +307,19 @@ class Board:
         Returns
         -------
         bool
-            Whether any of them has leases.
+            Whether it was, or will be, reported what became of leases that it had.
         """
         workers = [worker for worker in self._workers.values() if worker.launched == launched]
         for worker in workers:
             worker.ends = by_s, reason
-        return any(worker.holdings for worker in workers)
+            if worker.worker_id in self._waiting:
+                self._to_answer.add(worker.worker_id)
+        return launched in self._accounted or any(worker.holdings for worker in workers)
 
     # What they share -------------------------------------------------------------------------------------------------
 
     def _worker(self, worker_id: int) -> Worker:
-        worker = self._workers.get(worker_id)
-        if worker is None:
+        if (worker := self._workers.get(worker_id)) is None:
             raise UnknownWorkerError(
                 f"no worker {worker_id} is known: it never was, or was silent too long; join again"
             )
@@ -330,18 +335,9 @@ class Board:
         return worker
 
     def _note_running(self, worker: Worker, turn: Turn) -> None:
-        for running in turn.running:
-            holding = worker.holdings.get(running.lease_id)
-            if holding is None:
-                continue
-            holding.position, holding.seconds = running.position, running.seconds
-            task = self._tasks[holding.lease.task_id]
-            timeout_s = task.description.timeout_s
-            if timeout_s is None or running.seconds <= timeout_s + TIMEOUT_GRACE_S:
-                continue
-            reason = f"the block took longer than its timeout of {timeout_s:g} s"
-            self._events.append(holding.failed(running.position, worker.name(), reason, None))
-            del worker.holdings[running.lease_id]
+        for holding, position, reason in overdue_blocks(worker, turn, self._tasks):
+            self._events.append(holding.failed(position, worker.name(), reason, None))
+            del worker.holdings[holding.lease.lease_id]
             if worker.launched is not None:
                 self._overdue.append((worker.launched, reason))
 
@@ -350,19 +346,16 @@ class Board:
             if task_id in worker.refused:
                 continue
             worker.refused.add(task_id)
-            if self.workers_of(task_id):  # others may have what this one lacks
-                why = error.rstrip().rpartition("\n")[2]
-                self._events.append(Notice(f"{worker.person} can't load task {task_id!r}: {why}"))
-            else:
-                self._events.append(ProgramRefused(task_id, error))
+            others = self.workers_of(task_id) > 0  # they may have what this one lacks
+            self._events.append(worker.refusal(task_id, error) if others else ProgramRefused(task_id, error))
 
     def _report_every_s(self) -> float:
-        crowd_s = len(self._workers) / TURNS_PER_S
-        return min(max(HURRIED_S if self._hurry else REPORT_EVERY_S, crowd_s), self._silence_s / 4)
+        every_s = HURRIED_S if self._hurry else REPORT_EVERY_S
+        return min(max(every_s, len(self._workers) / TURNS_PER_S), self._silence_s / 4)
 
     def _answer(self, worker: Worker, wants: int, lost: list[int], running: set[int]) -> Answer:
         every_s = self._report_every_s()
-        if self._draining or self._closed or worker.task_id in self._finished:
+        if self._draining or self._closed or worker.task_id in self._finished or worker.ends is not None:
             for lease_id in worker.holdings.keys() - worker.said:
                 self._events.append(worker.holdings.pop(lease_id).returned(worker.name()))
             if worker.holdings and not self._closed:
@@ -383,8 +376,7 @@ class Board:
         """Give a worker up to ``wants`` leases; return how many."""
         most = min(wants, AT_HAND * worker.slots - len(worker.holdings))
         for given in range(most):
-            task_id = self._choose_task(worker)
-            if task_id is None:
+            if (task_id := self._choose_task(worker)) is None:
                 return given
             after = worker.last_index if worker.last_task == task_id else None
             lease = self._queues[task_id].take(after)
@@ -399,9 +391,7 @@ class Board:
             return worker.last_task
         return min(able, key=lambda task_id: self._queues[task_id].oldest(), default=None)
 
-    def _lose(self, worker: Worker, reason: str, *, blames: bool) -> bool:
-        """Account for all that a lost worker held; return whether a block was blamed for it."""
+    def _lose(self, worker: Worker, reason: str, *, is_machine: bool) -> None:
+        """Account for all that a lost worker held."""
         self._remove(worker.worker_id)
-        events = lost_leases(worker, reason, blames=blames, surely_s=2 * self._report_every_s())
-        self._events += events
-        return any(isinstance(event, Report) and event.crash is not None for event in events)
+        self._events += lost_leases(worker, reason, is_machine=is_machine, surely_s=2 * self._report_every_s())

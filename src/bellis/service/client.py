@@ -5,26 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import socket
-import subprocess
 import sys
 import traceback
 import weakref
 from array import array
 from contextvars import ContextVar
-from multiprocessing.connection import Connection as Channel
+from threading import get_ident
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Self
 
-from bellis.errors import ContextError, RunError, ServiceError
+from bellis.errors import RunError, ServiceError
 from bellis.runtime.cell import CELL_BYTES, FLAG, POSITION, STARTED_NS, Cell, shared_memory
 from bellis.runtime.lease import Outcome
 from bellis.runtime.messages import Reported, RunLease
-from bellis.service.connection import PATIENCE_S
 from bellis.service.context import Context
-from bellis.service.conversation import own_name
-from bellis.service.courier import BATCH
-from bellis.service.errand import Begin, Begun, Over, decode_for_client, encode
+from bellis.service.errand import (
+    BATCH,
+    OUTSIDE_NS,
+    Ask,
+    Begun,
+    Over,
+    beginning,
+    decode_for_client,
+    encode,
+    worker_number,
+)
+from bellis.service.escort import end_courier, start_courier
 from bellis.service.imported import grid_of
 from bellis.tasks.block import Block, BlockStatus
 
@@ -34,15 +40,17 @@ if TYPE_CHECKING:
 
 
 REPORT_EVERY_NS = 20_000_000
-"""Blocks that are done are reported at the latest when the next one begins this much later."""
+"""Blocks that are done are reported when one ends so long after the last report."""
 LONGEST_ERROR = 20_000
 """Characters of a traceback that are kept."""
-CLOSE_S = 5.0
-"""How long a courier gets to say goodbye."""
+NESTED_S = 0.3
+"""How long a client waits for a block while another of its thread has one out, which can't end meanwhile."""
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 LATEST: ContextVar[weakref.ref[Client] | None] = ContextVar("bellis-client", default=None)
 """The client that was made last: lines that its process prints carry the number of its block."""
+_BESIDE: ContextVar[weakref.WeakSet[Client] | None] = ContextVar("bellis-clients", default=None)
+"""The clients that were made in this thread."""
 
 
 class Client:
@@ -62,6 +70,10 @@ class Client:
     ``SystemExit``, ``KeyboardInterrupt`` and their like. Where a task has a time-out, a process that takes longer for a
     block is killed. A client serves one thread of one process.
 
+    A client holds blocks only while it is used: those that it was given ahead go back to the run when it is closed or
+    forgotten, and when it has been in no ``with`` for about half a second. While a thread has a block out, a second
+    client in it waits for another block for 0.3 s at most; then it gives None, and may be asked again.
+
     Parameters
     ----------
     context
@@ -73,29 +85,44 @@ class Client:
         If there is no context, or something is missing in it.
     ServiceError
         If the run can't be reached, does not know the token, or is another one by now.
+
+    Attributes
+    ----------
+    context
+        How it found the run.
+    task_id, host, port
+        What is in the context.
+    worker_id
+        The number of the worker function's call, as in daisy; of a client that bellis did not launch, a number that no
+        other worker of the run has.
     """
 
     def __init__(self, context: Context | None = None) -> None:
         self.context = Context.from_env() if context is None else context
-        begin = _beginning(self.context)
+        begin = beginning(self.context)
         self.task_id = begin.task_id
-        self._cells_fd, self._memory = shared_memory(CELL_BYTES, None)
+        self.host, self.port = self.context["hostname"], int(self.context["port"])
+        cells_fd, self._memory = shared_memory(CELL_BYTES, None)
         self._cell = Cell(memoryview(self._memory), 0)
         self._words = self._cell.words
-        self._channel, self._courier = _start_courier(self._cells_fd)
+        self._words[OUTSIDE_NS] = 1
+        try:
+            self._channel, self._courier = start_courier(cells_fd)
+        finally:
+            os.close(cells_fd)
         self._pid = os.getpid()
-        self._finalizer = weakref.finalize(self, _close, self._channel, self._courier, self._pid)
+        self._finalizer = weakref.finalize(self, end_courier, self._channel, self._courier, self._pid)
         self._lease: int | None = None
         self._indices: memoryview = memoryview(b"")
         self._size = self._position = self._reported = 0
         self._outcomes = memoryview(b"")
         self._seconds = array("f")
         self._errors: dict[int, str] = {}
-        self._given = 0
-        """How many blocks are out."""
+        self._out: list[Block] = []
+        """Blocks that are out."""
+        self._thread = 0
         self._report_ns = 0
         self._is_over = False
-        self._one = _Acquired(self)
         self._channel.send_bytes(encode(begin))
         message = self._receive()
         if isinstance(message, Over):
@@ -104,14 +131,18 @@ class Client:
         if not isinstance(message, Begun):
             raise TypeError(f"the courier began with {type(message).__name__}")
         self._grid = grid_of(message.task)
+        self.worker_id = worker_number(self.context, message.worker_id)
         LATEST.set(weakref.ref(self))
+        self._beside: weakref.WeakSet[Client] = _BESIDE.get() or weakref.WeakSet()
+        self._beside.add(self)
+        _BESIDE.set(self._beside)
 
     def acquire_block(self) -> AbstractContextManager[Block | None, bool]:
         """Take a block, for a ``with`` statement; it is None when there will be no more.
 
         What the body leaves in ``block.status`` counts: ``BlockStatus.FAILED`` has the block tried again.
         """
-        return self._one
+        return _Acquired(self)
 
     def acquire_blocks(self, most: int) -> AbstractContextManager[list[Block], bool]:
         """Take up to ``most`` blocks to be worked on together; the list is empty when there will be no more.
@@ -121,6 +152,21 @@ class Client:
         if most < 1:
             raise ValueError(f"acquire_blocks takes at least 1, not {most}")
         return _AcquiredMany(self, most)
+
+    def release_block(self, block: Block) -> None:
+        """Say that a block is done before its ``with`` ends, as in daisy 1; its status counts.
+
+        Raises
+        ------
+        RunError
+            If the block is not out.
+        """
+        if not any(block is each for each in self._out):
+            raise RunError(f"{block} is not out: this Client has not handed it out, or has it back")
+        if block.status is BlockStatus.PROCESSING:
+            block.status = BlockStatus.SUCCESS
+        if len(self._out) == 1:
+            self.end(self._out, None)
 
     def close(self) -> None:
         """Leave the run; what was not begun goes to others."""
@@ -137,44 +183,49 @@ class Client:
 
     def block_number(self) -> int | None:
         """Return the number of the block that was handed out last; None if none is out."""
-        return self._grid.number(self._indices[self._position]) if self._given else None
+        return self._grid.number(self._indices[self._position]) if self._out else None
+
+    def is_in_block(self, thread: int) -> bool:
+        """Whether a thread has a block of this client out."""
+        return bool(self._out) and self._thread == thread
 
     # Blocks ------------------------------------------------------------------------------------------------------
 
     def begin(self, most: int) -> list[Block]:
         """Hand out the next blocks; none if there are no more."""
-        if self._given or os.getpid() != self._pid:
+        if self._out or os.getpid() != self._pid:
             self._refuse()
         words = self._words
+        words[OUTSIDE_NS] = 0
         while True:
             if self._position == self._size and not self._advance():
+                words[OUTSIDE_NS] = monotonic_ns()
                 return []
             position = self._position
             count = min(most, self._size - position)
-            # The position is noted before the flag is read, and the courier writes the flag before it reads the
-            # position: so it never gives back a block that runs.
+            # That the client is in a block, and in which, is noted before the flag is read, and the courier writes the
+            # flag before it reads these: so it never gives back a block that runs.
             words[BATCH] = count
             words[POSITION] = position
             words[STARTED_NS] = began = monotonic_ns()
             if not words[FLAG]:
                 break
             self._finish()
-        if began >= self._report_ns:
-            self._report(finished=False)
-        self._given = count
         self._began_ns = began
         grid, indices = self._grid, self._indices
         blocks = [Block.at(grid, indices[k]) for k in range(position, position + count)]
         for block in blocks:
             block.status = BlockStatus.PROCESSING
+        self._out = blocks
         return blocks
 
     def end(self, blocks: list[Block], error: BaseException | None) -> None:
         """Take back blocks that were handed out, with what went wrong."""
-        if os.getpid() != self._pid:  # a copy of the process that took them
+        if blocks is not self._out or os.getpid() != self._pid:  # released, or a copy of the process that took them
             return
         position = self._position
-        took_s = (monotonic_ns() - self._began_ns) * 1e-9 / len(blocks)
+        ended = monotonic_ns()
+        took_s = (ended - self._began_ns) * 1e-9 / len(blocks)
         failed = False
         for block in blocks:
             self._seconds.append(took_s)
@@ -188,11 +239,12 @@ class Client:
                 self._errors[position] = _told(error, block)
                 self._outcomes[position] = Outcome.FAILED
             position += 1
-        self._given = 0
+        self._out = []
         self._position = position
+        self._words[OUTSIDE_NS] = ended
         if position == self._size or self._words[FLAG]:
             self._finish()
-        elif failed:
+        elif failed or ended >= self._report_ns:
             self._report(finished=False)
 
     def _refuse(self) -> None:
@@ -207,7 +259,7 @@ class Client:
 
     def _advance(self) -> bool:
         """Wait for the next lease; return False if there is none."""
-        if self._is_over:
+        if self._is_over or not self._wait():
             return False
         message = self._receive()
         if isinstance(message, RunLease):
@@ -223,6 +275,20 @@ class Client:
         if isinstance(message, Over) and message.error is not None:
             raise ServiceError(message.error, is_other_run=message.is_other_run)
         return False
+
+    def _wait(self) -> bool:
+        """Wait for the courier; return False if it has nothing that comes before another block of this thread ends."""
+        self._thread = get_ident()
+        try:
+            if self._channel.poll(0.0):
+                return True
+            with contextlib.suppress(OSError):  # it has gone, which is about to be heard
+                self._channel.send_bytes(encode(Ask()))
+            is_nested = any(other.is_in_block(self._thread) for other in self._beside)
+            return self._channel.poll(NESTED_S if is_nested else None)
+        except BaseException:
+            self._words[OUTSIDE_NS] = monotonic_ns()
+            raise
 
     def _receive(self) -> Begun | RunLease | Over:
         try:
@@ -305,64 +371,3 @@ def _told(error: BaseException | None, block: Block) -> str:
     with contextlib.suppress(OSError, ValueError):  # where it went to may be closed
         print(f"{block} failed:\n{text}", file=sys.stderr, flush=True)  # noqa: T201
     return text
-
-
-def _beginning(context: Context) -> Begin:
-    missing = [name for name in ("hostname", "port", "task_id", "token") if not context.get(name)]
-    if missing:
-        raise ContextError(
-            f"the context has no {', '.join(missing)}: {context!r}. A Client needs the context that bellis gives to a "
-            "worker function or an init_callback_fn"
-        )
-    scheme = "https" if context.get("scheme") == "https" or context.get("ca_file") else "http"
-    host = context["hostname"]
-    launched = context.get("launched", "")
-    return Begin(
-        url=f"{scheme}://{f'[{host}]' if ':' in host else host}:{context['port']}",
-        token=context["token"],
-        run_id=context.get("run_id") or None,
-        ca_file=context.get("ca_file") or None,
-        task_id=context["task_id"],
-        name=own_name(),
-        launched=int(launched) if launched.isdigit() else None,
-        patience_s=_seconds(context, "patience_s", PATIENCE_S),
-    )
-
-
-def _seconds(context: Context, name: str, otherwise: float) -> float:
-    try:
-        return float(context.get(name, otherwise))
-    except ValueError as error:
-        raise ContextError(f"{name} in the context must be a number of seconds, not {context[name]!r}") from error
-
-
-def _start_courier(cells_fd: int) -> tuple[Channel, subprocess.Popen[bytes]]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with theirs:
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from bellis.service.courier import main; "
-            f"main({theirs.fileno()}, {cells_fd})"
-        )
-        courier = subprocess.Popen(  # noqa: S603  # this very interpreter
-            [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(), cells_fd),
-        )
-    return Channel(ours.detach()), courier
-
-
-def _close(channel: Channel, courier: subprocess.Popen[bytes], pid: int) -> None:
-    """Let the courier go, and wait until it has."""
-    if os.getpid() != pid:
-        return
-    with contextlib.suppress(OSError):
-        duplicate = socket.socket(fileno=os.dup(channel.fileno()))
-        with duplicate:
-            duplicate.shutdown(socket.SHUT_RDWR)  # also if a forked process has the channel too
-    try:
-        courier.wait(CLOSE_S)
-    except subprocess.TimeoutExpired:
-        courier.kill()
-        courier.wait()
-    channel.close()

@@ -86,6 +86,7 @@ class Connection:
         self._tls = _tls(ca_file) if self._scheme == "https" else None
         self._http: http.client.HTTPConnection | None = None
         self._interrupted = threading.Event()
+        self._is_last = False
 
     # Requests ----------------------------------------------------------------------------------------------------
 
@@ -131,8 +132,9 @@ class Connection:
             except OSError:
                 return
 
-    def resume(self, patience_s: float) -> None:
-        """Go on after `interrupt`, with another patience."""
+    def resume(self, patience_s: float, *, is_last: bool = False) -> None:
+        """Go on after `interrupt`, with another patience; for last words: not if nobody listens any more."""
+        self._is_last = is_last
         if self._interrupted.is_set():
             self.close()
             self._interrupted.clear()
@@ -244,6 +246,8 @@ class Connection:
                 "certificate that signed it (--ca-file, or ca_file in the context)"
             ) from error
         except (OSError, UnicodeError) as error:
+            if self._is_last and isinstance(error, ConnectionRefusedError):
+                raise ServiceError(f"the run at {self.url} is over: {_said(error)}") from error
             raise _Unanswered(_said(error)) from error
         self._http = connection
         self._prove(connection)

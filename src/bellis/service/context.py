@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import UserDict
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 DAISY_VARIABLE = "DAISY_CONTEXT"
 """Where daisy's scripts look."""
+_MARK = "bellis-mark"
+"""In variables that bellis has set itself: a digest of the other values. It is not shown in what is read."""
 
 
 class Context(UserDict[str, str]):
@@ -77,8 +80,13 @@ class Context(UserDict[str, str]):
         return ":".join(f"{quoted(key)}={quoted(value)}" for key, value in self.items())
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that a process should find, for its own `Client` and for a script of daisy's."""
-        return {self.ENV_VARIABLE: self.to_env(), DAISY_VARIABLE: self.to_daisy()}
+        """Return the variables that a process should find, for its own `Client` and for a script of daisy's.
+
+        They say of themselves that they were not set by a person, who means what he sets: see `from_env`.
+        """
+        marked = self.copy()
+        marked[_MARK] = _digest(self.data)
+        return {self.ENV_VARIABLE: marked.to_env(), DAISY_VARIABLE: marked.to_daisy()}
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -89,29 +97,50 @@ class Context(UserDict[str, str]):
         ContextError
             If it is neither.
         """
-        return cls.of(_values(text))
+        return cls._marked(text)[0]
+
+    @classmethod
+    def _marked(cls, text: str) -> tuple[Self, bool]:
+        """Read a context, and whether bellis has set it."""
+        context = cls.of(_values(text))
+        mark = context.data.get(_MARK)
+        is_marked = mark is not None and mark == _digest({key: context[key] for key in context if key != _MARK})
+        if is_marked:
+            del context[_MARK]
+        return context, is_marked
 
     @classmethod
     def from_env(cls) -> Self:
         """Read the context of this process: ``BELLIS_CONTEXT``, or else ``DAISY_CONTEXT``.
+
+        A worker function finds both, set by bellis. Where a script has set one of them anew, for a child process, that
+        one counts.
 
         Raises
         ------
         ContextError
             If neither is set, or what is set is no context.
         """
+        found: list[tuple[Self, bool]] = []
         for name in (cls.ENV_VARIABLE, DAISY_VARIABLE):
             text = os.environ.get(name)
             if text is not None:
                 try:
-                    return cls.parse(text)
+                    found.append(cls._marked(text))
                 except ContextError as error:
                     raise ContextError(f"the environment variable {name} is no context: {error}") from error
+        if found:
+            return min(found, key=lambda each: each[1])[0]  # the first that is not ours, or else the first
         raise ContextError(
             f"this process has no context: neither {cls.ENV_VARIABLE} nor {DAISY_VARIABLE} is in its environment. A "
-            "process that a worker function starts inherits them; to one that is started in another way, pass them on, "
-            "or pass Client(context)"
+            "function that takes blocks by a Client has no parameter, or its task says worker_function=True; one that "
+            "is called with a block needs no Client. A process that a worker function starts inherits the context; to "
+            "one that is started in another way, pass it on, or pass Client(context)"
         )
+
+
+def _digest(values: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(values.items())).encode()).hexdigest()[:16]
 
 
 def _values(text: str) -> dict[str, str]:

@@ -48,6 +48,8 @@ class Conversation:
         What there is to do.
     held
         Leases that the worker has been given and has not ended.
+    worker_id
+        What the run calls it.
 
     Raises
     ------
@@ -63,7 +65,7 @@ class Conversation:
         self._ended: list[str] = []
         self.held: dict[int, LeaseMessage] = {}
         joined = connection.join(self._join)
-        self._worker_id = joined.worker_id
+        self.worker_id = joined.worker_id
         self.tasks: Sequence[TaskDescription] = joined.tasks
 
     @property
@@ -119,7 +121,7 @@ class Conversation:
             ended=told,
         )
         try:
-            answer = self._connection.turn(self._worker_id, turn)
+            answer = self._connection.turn(self.worker_id, turn)
         except UnknownWorker:
             return self._join_again()
         del self._reports[: len(reports)]
@@ -134,14 +136,14 @@ class Conversation:
 
     def leave(self) -> None:
         """Say goodbye, and close the connection."""
-        self._connection.leave(self._worker_id)
+        self._connection.leave(self.worker_id)
 
     def _join_again(self) -> Answer:
         """Begin afresh where nothing is known of this worker: the service was away, or the worker was."""
         lost = list(self.held)
         self.held.clear()
         self._reports.clear()
-        self._worker_id = self._connection.join(self._join).worker_id
+        self.worker_id = self._connection.join(self._join).worker_id
         return Answer(state="go", lost=lost)
 
     def _next_reports(self) -> list[BlockReport]:

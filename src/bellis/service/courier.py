@@ -8,10 +8,8 @@ client notes in shared memory where it is, as the workers of the local engine do
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
-import threading
 from array import array
 from collections import deque
 from contextlib import suppress
@@ -26,24 +24,25 @@ from bellis.runtime.lease import Outcome
 from bellis.runtime.messages import Reported, RunLease
 from bellis.service.connection import Connection
 from bellis.service.conversation import Conversation
-from bellis.service.errand import Begin, Begun, Over, decode_for_courier, encode
+from bellis.service.errand import BATCH, OUTSIDE_NS, Begin, Begun, Over, decode_for_courier, encode
 from bellis.service.messages import BlockReport, Join, Running
+from bellis.service.watch import LOOK_S, Watch
 
 if TYPE_CHECKING:
     from bellis.service.messages import Answer, LeaseMessage
 
-BATCH = 4
-"""Word of the cell: how many blocks the client works on at the same time, from the position on."""
 AT_HAND = 2
 """Leases that are held: one that runs and the next."""
 WAIT_S = 10.0
 """How long the service may keep a turn of a client that has nothing to do."""
 PAUSE_S = 0.5
-"""Between turns of a client that gets nothing, if the service does not wait."""
-LOOK_S = 0.5
-"""How often the courier looks whether its client is still there."""
+"""Between turns of a client that gets nothing, if the service does not wait, or that wants nothing."""
+IDLE_S = 0.5
+"""A client that is in no block for so long gives back what it holds, and gets nothing until it asks again."""
 FAREWELL_S = 3.0
-"""How long a last report may take."""
+"""How long a last report is tried."""
+END_S = 5
+"""After this, a courier without a client ends, whatever it waits for."""
 
 
 class _Place(NamedTuple):
@@ -76,6 +75,8 @@ class Courier:
         Over that connection.
     timeout_s
         Most seconds that one block may take.
+    watch
+        Over the client.
     """
 
     def __init__(
@@ -85,13 +86,15 @@ class Courier:
         connection: Connection,
         conversation: Conversation,
         timeout_s: float | None,
+        watch: Watch,
     ) -> None:
         self._channel = channel
         self._cell = cell
         self._connection = connection
         self._conversation = conversation
         self._timeout_s = timeout_s
-        self._parent = os.getppid()
+        self._watch = watch
+        self._parent = watch.parent
         self._queue: deque[LeaseMessage] = deque()
         self._current: LeaseMessage | None = None
         """What the client runs."""
@@ -104,12 +107,11 @@ class Courier:
         self._is_returned = False
         """Whether what follows in it was given back."""
         self._next_s = 0.0
+        self._report_every_s = IDLE_S
         self._state = "go"
-        self._watch = threading.Thread(target=self._wait_for_end, name="bellis-courier", daemon=True)
 
     def serve(self) -> None:
         """Work until the client has gone, or the run wants nothing more."""
-        self._watch.start()
         while self._state != "leave":
             try:
                 if monotonic() >= self._next_s:
@@ -128,13 +130,6 @@ class Courier:
         self._conversation.leave()
         self._send(Over(None, is_other_run=False))
 
-    def _wait_for_end(self) -> None:
-        """Interrupt whatever waits for the run when the client closes its end."""
-        poll = select.poll()
-        poll.register(self._channel.fileno(), 0)
-        poll.poll()
-        self._connection.interrupt()
-
     # The client --------------------------------------------------------------------------------------------------
 
     def _listen(self, timeout_s: float) -> bool:
@@ -144,10 +139,12 @@ class Courier:
                 message = decode_for_courier(self._channel.recv_bytes())
                 if isinstance(message, Reported):
                     self._take(message)
+                else:
+                    self._next_s = 0.0
                 timeout_s = 0.0
         except (EOFError, OSError):
             return False
-        return os.getppid() == self._parent
+        return self._watch.is_there()
 
     def _take(self, message: Reported) -> None:
         """Take what the client says of its lease; what is known from the cell already comes again, with durations."""
@@ -201,17 +198,21 @@ class Courier:
     # The run -----------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
+        is_idle = self._is_idle()
+        if is_idle:
+            self._give_all_back()
         place = self._place()
         self._harvest(place)
         running = []
         if place is not None and self._current is not None and not place.is_between:
             running.append(Running(lease_id=self._current.lease_id, position=place.position, seconds=place.seconds))
         held = len(self._queue) + (self._current is not None)
-        wants = 0 if self._is_lost or self._state == "drain" else max(0, AT_HAND - held)
+        wants = 0 if is_idle or self._is_lost or self._state == "drain" else max(0, AT_HAND - held)
         waits = wants > 0 and not held and not self._conversation.has_reports
         began = monotonic()
         answer = self._conversation.turn(wants=wants, wait_s=WAIT_S if waits else 0.0, running=running)
-        self._next_s = monotonic() + answer.report_every_s
+        self._report_every_s = answer.report_every_s
+        self._next_s = monotonic() + (answer.report_every_s if wants or self._conversation.held else PAUSE_S)
         self._follow(answer)
         has_waited = not waits or monotonic() - began > PAUSE_S
         if self._conversation.has_reports or (wants and has_waited and not self._conversation.held):
@@ -238,9 +239,39 @@ class Courier:
         if self._current is not None and self._current.lease_id in leases and not self._is_lost:
             self._cell.words[FLAG] = GIVE_BACK
 
+    def _is_idle(self) -> bool:
+        """Whether the client has been in no block for a while; a shorter one if somebody waits for what it holds."""
+        since_ns = self._cell.words[OUTSIDE_NS]
+        return since_ns > 0 and (monotonic_ns() - since_ns) * 1e-9 > min(IDLE_S, 2 * self._report_every_s)
+
+    def _give_all_back(self) -> None:
+        """Return all that the client holds: it is elsewhere, nobody knows for how long."""
+        self._give_back({lease.lease_id for lease in self._queue})
+        if self._current is None or self._is_lost:
+            return
+        words = self._cell.words
+        words[FLAG] = GIVE_BACK
+        # The client notes that it is back before it reads the flag: if it has not by now, it will find it.
+        if not words[OUTSIDE_NS]:
+            return
+        self._harvest_done(self._place())
+        lease_id = self._current.lease_id
+        self._conversation.report(BlockReport(lease_id=lease_id, begin=self._reported, finished=True))
+        self._is_lost = True
+
     def _harvest(self, place: _Place | None) -> None:
         """Report what the client has done and not said, since it is in a long block; return what it will not begin."""
         if place is None or self._is_lost or self._current is None:
+            return
+        self._harvest_done(place)
+        # The client notes its position before it reads the flag: one that was set before this look is heeded.
+        if self._cell.words[FLAG] & GIVE_BACK and not self._is_returned:
+            self._is_returned = True
+            if place.end < self._size:
+                self._report(place.end, bytes([Outcome.LOST]) * (self._size - place.end))
+
+    def _harvest_done(self, place: _Place | None) -> None:
+        if place is None or self._current is None:
             return
         end = place.end if place.is_between else place.position
         done = self._cell.outcomes(self._current.lease_id)[self._reported : end]
@@ -248,11 +279,6 @@ class Courier:
         if done:
             self._report(self._reported, done)
             self._reported += len(done)
-        # The client notes its position before it reads the flag: one that was set before this look is heeded.
-        if self._cell.words[FLAG] & GIVE_BACK and not self._is_returned:
-            self._is_returned = True
-            if place.end < self._size:
-                self._report(place.end, bytes([Outcome.LOST]) * (self._size - place.end))
 
     def _report(self, begin: int, outcomes: bytes) -> None:
         if self._current is not None:
@@ -280,6 +306,7 @@ class Courier:
         self._account(reason, reason)
 
     def _account(self, error: str, crash: str | None) -> None:
+        signal.alarm(END_S)
         place = self._place()
         self._harvest(place)
         if self._current is not None and not self._is_lost:
@@ -298,39 +325,41 @@ class Courier:
             self._conversation.report(report)
         self._current = None
         self._give_back({lease.lease_id for lease in self._queue})
-        self._watch.join(LOOK_S)
-        self._connection.resume(FAREWELL_S)
+        self._watch.end()
+        self._connection.resume(FAREWELL_S, is_last=True)
         with suppress(ServiceError):
             while self._conversation.has_reports:
                 self._conversation.turn(wants=0)
             self._conversation.leave()
 
 
-def main(channel_fd: int, cells_fd: int) -> None:
-    """Serve the client at the other end of ``channel_fd``; never returns."""
+def main(channel_fd: int, cells_fd: int, parent: int) -> None:
+    """Serve the client at the other end of ``channel_fd``, of the process ``parent``; never returns."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the client decides what they mean; when it goes, so does the courier
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     channel = Channel(channel_fd)
     cell = Cell(memoryview(mmap(cells_fd, 0)), 0)
     try:
         begin = decode_for_courier(channel.recv_bytes())
         if isinstance(begin, Begin):
-            _serve(channel, cell, begin)
+            _serve(channel, cell, begin, parent)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)
     os._exit(0)
 
 
-def _serve(channel: Channel, cell: Cell, begin: Begin) -> None:
+def _serve(channel: Channel, cell: Cell, begin: Begin, parent: int) -> None:
     try:
         connection = Connection(
             begin.url, begin.token, run_id=begin.run_id, ca_file=begin.ca_file, patience_s=begin.patience_s
         )
+        watch = Watch(channel, parent, connection)
         join = Join(name=begin.name, task_id=begin.task_id, launched=begin.launched)
         conversation = Conversation(connection, join)
         task = next(task for task in conversation.tasks if task.task_id == begin.task_id)
-        channel.send_bytes(encode(Begun(connection.run_id or "", task)))
-        Courier(channel, cell, connection, conversation, task.timeout_s).serve()
+        channel.send_bytes(encode(Begun(conversation.worker_id, connection.run_id or "", task)))
+        Courier(channel, cell, connection, conversation, task.timeout_s, watch).serve()
     except ServiceError as error:
         with suppress(OSError):
             channel.send_bytes(encode(Over(str(error), is_other_run=error.is_other_run)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import sys
 import threading
 from collections import deque
@@ -13,18 +12,21 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bellis.errors import EngineError
 from bellis.runtime.engine import Capacity, EngineEvent, Notice, ProgramRefused
 from bellis.runtime.lease import Report
-from bellis.runtime.output import append_log, remove_logs
+from bellis.runtime.output import remove_logs
 from bellis.runtime.sizing import REMOTE
 from bellis.runtime.worker import describe
 from bellis.service.board import SILENCE_S, Board
 from bellis.service.checks import Checks
 from bellis.service.functions import board_tasks
 from bellis.service.keys import Keys, parsed_address
+from bellis.service.logs import WorkerLogs
+from bellis.service.lookout import Lookout
+from bellis.service.place import Files, Place
 from bellis.service.staff import Staff
 
 if TYPE_CHECKING:
@@ -99,9 +101,7 @@ class ServiceEngine:
         self._host, self._port = parsed_address(address or os.environ.get(HOST_VARIABLE, "") or "127.0.0.1")
         self._given_beside = beside
         self._token_file = None if token_file is None else Path(token_file)
-        self._certificate = None if certificate is None else Path(certificate)
-        self._key = None if key is None else Path(key)
-        self._ca_file = ca_file or certificate
+        self._files = Files.of(certificate, key, ca_file)
         self._by_name = by_name
         self._silence_s = silence_s
         self._reset()
@@ -135,7 +135,7 @@ class ServiceEngine:
         self._task_of: dict[int, str] = {}
         self._said_late_s = -SAY_EVERY_S
         self._late = 0
-        self._cannot_log = False
+        self._logs = WorkerLogs(setup.log_dir, self._notify)
         functions = [one for one in setup.programs if one.is_worker_function]
         others = [one for one in setup.programs if not one.is_worker_function]
         is_open = self._given_beside is None
@@ -155,10 +155,20 @@ class ServiceEngine:
         self._sizes = sizes
         self._capacity = self._capacity_now()
         self._call_back()
-        if is_open and others:
-            how = f"workers join with: bellis worker {self.url} --token-file {self.keys.token_file}"
-            self._arrived.append(lambda: [Notice(how)])
+        how = f"workers join with: bellis worker {self.url} --token-file {self.keys.token_file}"
+        to_be_joined = [program.task_id for program in others if is_open]
+        self._lookout = Lookout(how, to_be_joined, monotonic())
+        if to_be_joined:
+            self._notify(how)
+        if self._place.is_exposed:
+            self._notify(
+                f"connections to {self.url} are not encrypted: whoever sees that network can take the run's token; "
+                "pass ServiceEngine(certificate=...), or listen on 127.0.0.1"
+            )
         return self._capacity
+
+    def _notify(self, text: str) -> None:
+        self._arrived.append(lambda: [Notice(text)])
 
     def _start_beside(self, beside: Engine, programs: list[Program]) -> Capacity:
         self._beside = beside
@@ -180,20 +190,22 @@ class ServiceEngine:
             first_place=max(self._beside_slots, self._staff.most),
             first_worker=1 + secrets.randbelow(2**40),
         )
-        options: dict[str, Any] = {"certificate": self._certificate, "key": self._key, "tell": self._bell.set}
+        certificate, key = self._files.certificate, self._files.key
+        make = partial(
+            Server, board, keys.token, host=self._host, certificate=certificate, key=key, tell=self._bell.set
+        )
         try:
-            port = self._port or keys.port or 0
-            self._server = Server(board, keys.token, host=self._host, port=port, **options)
+            self._server = make(port=self._port or keys.port or 0)
         except EngineError:
             if self._port or not keys.port:
+                if keys.is_new:
+                    keys.remove()
                 raise
-            self._server = Server(board, keys.token, host=self._host, port=0, **options)
-            text = f"workers of the interrupted run would look for it at port {keys.port}, which is taken by now"
-            self._arrived.append(lambda: [Notice(text)])
+            self._server = make(port=0)
+            self._notify(f"workers of the interrupted run would look for it at port {keys.port}, which is taken by now")
         self._server.start()
-        self._hostname = socket.gethostname() if self._host in {"", "0.0.0.0", "::"} else self._host  # noqa: S104
-        shown = f"[{self._hostname}]" if ":" in self._hostname else self._hostname
-        self.url = f"{self._server.scheme}://{shown}:{self._server.port}"
+        self._place = Place.of(self._host, self._server.port, self._files)
+        self.url = self._place.url
         if self._setup.run_dir is not None:
             keys.keep(self._server.port)
 
@@ -214,20 +226,7 @@ class ServiceEngine:
                 self._arrived.append(lambda refused=refused: [refused])  # type: ignore[misc]
 
     def _context(self, task_id: str) -> Context:
-        from bellis.service.context import Context
-
-        assert self._server is not None  # noqa: S101
-        context = Context(
-            hostname=self._hostname,
-            port=self._server.port,
-            task_id=task_id,
-            token=self.keys.token,
-            run_id=self.keys.run_id,
-        )
-        if self._server.scheme == "https":
-            context["scheme"] = "https"
-            context["ca_file"] = str(Path(self._ca_file or "").absolute())
-        return context
+        return self._place.context(self.keys, task_id, self._setup.log_dir)
 
     def _capacity_now(self) -> Capacity:
         with self._desk().board() as board:
@@ -292,6 +291,7 @@ class ServiceEngine:
                 is_shared = self._beside is not None and program.init is not None and not program.is_worker_function
                 if is_shared and board.queued(program.task_id) and not board.workers_of(program.task_id):
                     board.give_up(program.task_id)
+        events += map(Notice, self._lookout.look(self._desk().board, monotonic()))
         for event in reported:
             events += self._passed_on(event) if isinstance(event, Report) else [event]
         for number, reason in overdue:
@@ -327,18 +327,9 @@ class ServiceEngine:
         if report.finished:
             self._task_of.pop(report.lease_id, None)
         if report.output:
-            self._log(task_id, report)
+            self._logs.add(task_id, report)
             report = replace(report, output=b"")
         return list(self._staff.counted(task_id, self._checks.reported(report)))
-
-    def _log(self, task_id: str, report: Report) -> None:
-        try:
-            append_log(self._setup.log_dir, task_id, int(report.worker.rpartition("-")[2]), report.output)
-        except OSError as error:
-            text = f"what workers print can't be kept in {self._setup.log_dir}: {error}"
-            if not self._cannot_log:
-                self._arrived.append(lambda: [Notice(text)])
-            self._cannot_log = True
 
     def _hear_end(self, ended: Ended) -> None:
         def note() -> list[EngineEvent]:

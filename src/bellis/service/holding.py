@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bellis.errors import EngineError
 from bellis.runtime.lease import Outcome, Report
 from bellis.service.messages import LeaseMessage
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 _OUTCOMES = bytes(range(Outcome.LOST + 1))
 
 
-class RefusedError(EngineError, ValueError):
+class RefusedError(ValueError):
     """A worker said what can't be; nothing of it was taken."""
 
 
@@ -132,9 +131,14 @@ class Holding:
         said = outcomes.tobytes()
         return Report(self.lease.lease_id, 0, said, errors={position: error}, finished=True, worker=worker, crash=crash)
 
-    def suspect(self, worker: str, crash: str | None) -> Report:
-        """Say that one of the blocks that were not reported may have ended the worker."""
-        return Report(self.lease.lease_id, 0, b"", finished=True, worker=worker, crash=crash, is_suspect=True)
+    def suspect(self, position: int | None, worker: str, crash: str) -> Report:
+        """Say that a block that was not reported, if it is known the one at ``position``, may have ended the worker."""
+        said = b""
+        if position is not None:
+            outcomes = np.where(self.known == Outcome.NONE, np.uint8(Outcome.LOST), np.uint8(Outcome.NONE))
+            outcomes[position] = Outcome.NONE
+            said = outcomes.tobytes()
+        return Report(self.lease.lease_id, 0, said, finished=True, worker=worker, crash=crash, is_suspect=True)
 
     def culprit(self, surely_s: float) -> int | None:
         """Return the block that must have been running, if it is known which.

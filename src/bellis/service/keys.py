@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shutil
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from bellis.errors import EngineError
+from bellis.runtime.folders import own_folder
 from bellis.service.token import new_token, read_token, write_private
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FOLDER = "service"
 LARGEST_PORT = 65535
+LONGEST_PORT = 5
 
 
 class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,6 +42,8 @@ class Keys:
     """What is removed when the run is over."""
     is_lent: bool
     """Whether the token's file is the user's, and stays."""
+    is_new: bool
+    """Whether no interrupted run had them before."""
 
     @classmethod
     def of(cls, run_id: str, run_dir: Path | None, token_file: Path | None) -> Keys:
@@ -56,7 +63,7 @@ class Keys:
         EngineError
             If the token can't be read or written.
         """
-        folder = run_dir / FOLDER if run_dir is not None else Path(tempfile.mkdtemp(prefix="bellis-service-"))
+        folder = run_dir / FOLDER if run_dir is not None else own_folder("service")
         kept = _read(folder)
         path = token_file or folder / "token"
         is_there = path.exists()
@@ -70,6 +77,7 @@ class Keys:
             token_file=path,
             folder=folder,
             is_lent=is_there and token_file is not None,
+            is_new=kept is None,
         )
 
     def keep(self, port: int) -> None:
@@ -106,6 +114,18 @@ def parsed_address(address: str) -> tuple[str, int]:
     host, port = address, "0"
     if address.startswith("[") or address.count(":") == 1:
         host, _, port = address.rpartition(":") if not address.endswith("]") else (address, "", "0")
-    if not host or not port.isdecimal() or int(port) > LARGEST_PORT:
+    is_port = port.isascii() and port.isdecimal() and len(port) <= LONGEST_PORT and int(port) <= LARGEST_PORT
+    if not host or not is_port or not _is_host(host):
         raise EngineError(f"{address!r} is no address to listen on: pass host:port, with port 0 for any that is free")
     return host.strip("[]"), int(port)
+
+
+def _is_host(host: str) -> bool:
+    """Whether what has colons or brackets is an address of IPv6; a name is looked up later."""
+    if not {":", "[", "]"} & set(host):
+        return True
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        return ipaddress.ip_address(bare).version == 6
+    except ValueError:
+        return False

@@ -123,7 +123,8 @@ class Launcher:
         Returns
         -------
         int
-            Its number, from 1; the function finds it as ``launched`` and ``worker_id`` in its context.
+            Its number, from 1; the function finds it as ``launched`` and ``worker_id`` in its context, and the folder
+            of its log as ``logdir``.
 
         Raises
         ------
@@ -134,7 +135,7 @@ class Launcher:
         if self._launches is None:
             self._launches = Host(sum(each.workers for each in self._programs.values()), log_dir=self._log_dir)
         if not self._launches.knows(program.number):
-            function = functools.partial(_call, program.functions.process, dict(context))
+            function = functools.partial(_call, program.functions.process, {**context, "logdir": str(self._log_dir)})
             functions = Functions(function, None, None, program.functions.setup)
             self._launches.add(_standing_in(program, functions, grid=_Launches(task_id)).packed())
         self._launched += 1

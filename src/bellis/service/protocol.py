@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from bellis.service.messages import LARGEST_BODY_BYTES
+
 if TYPE_CHECKING:
     from asyncio import TimerHandle, Transport
 
 HEAD_S = 10.0
 """A request's head must be there so soon after its first byte, and the first one after the connection."""
 LARGEST_HEAD_BYTES = 64 * 1024
+LARGEST_REQUEST_BYTES = LARGEST_HEAD_BYTES + LARGEST_BODY_BYTES
+"""With all that is around a body: sizes of chunks, their extensions, trailers."""
 IDLE_S = 60.0
 """A connection on which no further request comes is closed."""
 MOST_STRANGERS = 1024
@@ -23,6 +27,8 @@ LOGGER.addHandler(logging.NullHandler())
 LOGGER.propagate = False
 EXTENSION = "bellis"
 _HEAD = b"HTTP/1.1 "
+_INTERIM = b"HTTP/1.1 1"
+"""An answer before the answer, such as 100 Continue."""
 
 
 class Corked:
@@ -45,7 +51,7 @@ class Corked:
 
     def write(self, data: bytes) -> None:
         """Send, or keep what begins an answer."""
-        if data.startswith(_HEAD):
+        if data.startswith(_HEAD) and not data.startswith(_INTERIM):
             self._head = data
         elif data or self._head:
             self._transport.write(self._head + data)
@@ -71,6 +77,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._strangers = strangers
         self._head_timer: TimerHandle | None = None
         self._head_bytes = 0
+        self._request_bytes = 0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Give the first request some time, and make room."""
@@ -94,17 +101,35 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
+        self._request_bytes += len(data)
         super().data_received(data)
         if self._head_timer is not None:
             self._head_bytes += len(data)
-            if self._head_bytes > LARGEST_HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("The request's head is too large.")
+            if self._head_bytes > LARGEST_HEAD_BYTES:
+                self._refuse("The request's head is too large.")
+        if self._request_bytes > LARGEST_REQUEST_BYTES:
+            self._refuse("The request is too large.")
+
+    def _refuse(self, text: str) -> None:
+        """Take nothing more on this connection."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.send_400_response(text)
+        else:
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
+        self._request_bytes = 0  # what came together with its first byte is not counted: one reading, at most 256 KiB
         cast("dict[str, Any]", self.scope)["extensions"] = {EXTENSION: self}
         self._await_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a line of the head; those after the body, which nobody asks for, are not kept."""
+        if self._head_timer is not None:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Begin to answer."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MOST_IN_VAIN = 10
 """Launches in a row that end although blocks are left, and without one that was completed, before no more are made."""
 LAST_REPORT_S = 1.5
-"""When a worker function has ended, what its client had to say may still be on the way so long."""
+"""When a worker function has ended, what its client had to say may be on the way so long; usually it is there first."""
 _DONE = (Outcome.SUCCESS, Outcome.SKIPPED)
 
 
@@ -34,7 +34,7 @@ class _Task:
         self.progressed = False
         """Whether a block was completed since a launch ended."""
         self.how = ""
-        """How the last one ended."""
+        """How the last one ended: what is said of it."""
 
     def wanted(self) -> int:
         return 0 if self.in_vain >= MOST_IN_VAIN else self.most - len(self.launched)
@@ -119,12 +119,13 @@ class Staff:
         """Note that a worker function has returned, raised or was killed; start another if blocks are left."""
         task = self._tasks[ended.task_id]
         how = "returned although blocks were left" if ended.error is None else f"failed:\n{ended.error}"
-        task.how = f"worker function {how}" + (f"\nits last output:\n{ended.output}" if ended.output else "")
+        task.how = how + (f"\nits last output:\n{ended.output}" if ended.output else "")
         is_vain = task.note_end(ended.number)
         if self._is_dismissed:
             return
         with self._server.board() as board:
-            had_leases = board.end_launch(ended.number, task.how, monotonic() + LAST_REPORT_S)
+            reason = f"its worker function {task.how}"
+            had_leases = board.end_launch(ended.number, reason, monotonic() + LAST_REPORT_S)
             if is_vain and not had_leases:
                 board.give_up_one(ended.task_id, task.how)
             is_queued = board.queued(ended.task_id) > 0

@@ -15,19 +15,20 @@ from bellis.runtime.cell import LARGEST_LEASE
 from bellis.runtime.engine import ProgramRefused, WorkerEnded
 from bellis.runtime.host import Host
 from bellis.runtime.lease import Lease, Outcome
-from bellis.service.connection import Connection
 from bellis.service.conversation import Conversation, own_name
 from bellis.service.imported import packed
 from bellis.service.messages import BlockReport, Join, Running
+from bellis.service.patience import Aside, PatientConnection
 from bellis.service.signals import heard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from bellis.runtime.host import HostEvent
     from bellis.runtime.lease import Report
     from bellis.runtime.program import PackedProgram
+    from bellis.service.connection import Connection
     from bellis.service.messages import Answer, LeaseMessage
 
 AT_HAND = 2
@@ -42,6 +43,10 @@ MOST_TURNS_S = 0.02
 """Between turns of a worker some of whose processes are idle, if the service does not wait."""
 SETTLE_S = 10.0
 """So long running blocks may take to finish when the worker is asked to end."""
+FAREWELL_S = 1.0
+"""So long it may take to say goodbye; the service notices anyway."""
+PAUSE_S = 0.2
+"""Between attempts to report what was done when the worker is asked to end."""
 SHORT_LEASE_S = 0.1
 """Against a longer lease, the wait for the next one is nothing."""
 
@@ -77,6 +82,13 @@ class Worker:
         Functions that are known already, by task; those of others are imported by name.
     environment
         What the processes find in their environment besides that of this process.
+    say
+        Called with what a person should know.
+
+    Attributes
+    ----------
+    has_joined
+        Whether the run has taken it.
     """
 
     def __init__(
@@ -88,8 +100,11 @@ class Worker:
         task_id: str | None = None,
         programs: Mapping[str, PackedProgram] | None = None,
         environment: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._connection = connection
+        self._say = say
+        self.has_joined = False
         self._slots = workers
         self._join = Join(name=name or own_name(), task_id=task_id, slots=workers)
         self._given = dict(programs or {})
@@ -104,16 +119,26 @@ class Worker:
         self._bell = threading.Event()
         self._stops = 0
         self._settle_s = 0.0
-        self._is_waiting = False
+        self._settling: threading.Timer | None = None
+        self._is_drained = self._is_away = self._is_over = False
         self._state = "go"
         self._next_s = 0.0
         self._short_wait_s = SHORT_WAIT_S
 
     def stop(self) -> None:
-        """Finish what runs, for at most 10 s, and leave; the second time, leave at once. From any thread."""
+        """Finish what runs, for at most 10 s, and leave; the second time, leave at once. From any thread.
+
+        A turn that waits for its answer is broken off, and taken again: the run may be away.
+        """
+        if self._is_over:
+            return
+        if not self._settle_s:
+            self._settle_s = monotonic() + SETTLE_S
+            self._settling = threading.Timer(SETTLE_S, self._connection.interrupt)
+            self._settling.daemon = True
+            self._settling.start()
         self._stops += 1
-        if self._stops > 1 or self._is_waiting:
-            self._connection.interrupt()
+        self._connection.interrupt()
         self._bell.set()
 
     def serve(self) -> None:
@@ -126,26 +151,58 @@ class Worker:
         EngineError
             If no worker process can be kept alive here.
         """
-        self._conversation = Conversation(self._connection, self._join)
+        try:
+            if self._find_run():
+                self._work()
+        finally:
+            self._is_over = True
+            if self._settling is not None:
+                self._settling.cancel()
+                self._settling.join()
+
+    def _find_run(self) -> bool:
+        """Join; return whether that was possible before somebody asked the worker to end."""
+        joining = Aside(lambda: Conversation(self._connection, self._join), self._bell)
+        while not (joining.is_done or self._stops):
+            self._bell.wait()
+            self._bell.clear()
+        if self._stops:
+            joining.wait(FAREWELL_S)
+            if not joining.is_done:
+                return False
+        try:
+            self._conversation = joining.result()
+        except ServiceError:
+            if not self._stops:
+                raise
+            return False
         self._tasks = {task.task_id: task for task in self._conversation.tasks}
+        self.has_joined = True
+        processes = f"{self._slots} process{'es' if self._slots > 1 else ''}"
+        self._say(f"joined run {self._connection.run_id} with {processes}")
+        return True
+
+    def _work(self) -> None:
         host = Host(self._slots, environment=self._environment)
         try:
             while self._state != "leave" and not self._is_settled():
                 try:
                     self._step(host)
-                except ServiceError:
-                    if not self._stops:
+                except ServiceError as error:
+                    if not self._stops or error.is_other_run:
                         raise
-                    self._connection.resume(SETTLE_S)
+                    self._is_away = self._is_drained
+                    self._next_s = monotonic() + (PAUSE_S if self._is_away else 0.0)
         finally:
             host.close()
-            self._conversation.leave()
+            if not self._is_away:
+                Aside(self._conversation.leave, self._bell).wait(FAREWELL_S)
 
     # The loop ------------------------------------------------------------------------------------------------------
 
     def _step(self, host: Host) -> None:
-        if self._stops and not self._settle_s:
-            self._settle_s = monotonic() + SETTLE_S
+        if self._stops and not self._is_drained:
+            self._is_drained = True
             self._next_s = 0.0
             self._drain(host)
         self._bell.clear()
@@ -165,10 +222,14 @@ class Worker:
     def _is_settled(self) -> bool:
         if not self._stops:
             return False
-        is_done = self._settle_s > 0 and not self._held and not self._queue and not self._conversation.has_reports
-        return self._stops > 1 or is_done or (self._settle_s > 0 and monotonic() > self._settle_s)
+        is_done = not self._held and not self._queue and not self._conversation.has_reports
+        return self._stops > 1 or is_done or monotonic() >= self._settle_s
 
     def _turn(self, host: Host) -> None:
+        if self._stops:
+            self._connection.resume(max(0.0, self._settle_s - monotonic()))
+            if self._is_settled():  # what has just been taken back was the second wish to end, or the end of patience
+                return
         held = len(self._held) + len(self._queue)
         takes = self._state == "go" and not self._stops
         wants = max(0, AT_HAND * self._slots - held) if takes else 0
@@ -176,12 +237,9 @@ class Worker:
         is_partly_idle = wants > 0 and 0 < held < self._slots
         began = monotonic()
         running = self._running(host)
-        self._is_waiting = waits
-        try:
-            wait_s = 0.0 if self._stops else WAIT_S if waits else self._short_wait_s if is_partly_idle else 0.0
-            answer = self._conversation.turn(wants=wants, wait_s=wait_s, running=running)
-        finally:
-            self._is_waiting = False
+        wait_s = 0.0 if self._stops else WAIT_S if waits else self._short_wait_s if is_partly_idle else 0.0
+        answer = self._conversation.turn(wants=wants, wait_s=wait_s, running=running)
+        self._is_away = False
         self._short_wait_s = answer.report_every_s if answer.report_every_s > CROWDED_S else SHORT_WAIT_S
         self._next_s = monotonic() + answer.report_every_s
         self._follow(answer, host)
@@ -192,7 +250,7 @@ class Worker:
     def _follow(self, answer: Answer, host: Host) -> None:
         self._forget(set(answer.lost), host)
         self._queue += answer.leases
-        self._return(answer.give_back)
+        self._return([lease.lease_id for lease in self._queue] if self._is_drained else answer.give_back)
         if answer.state == "drain" and self._state == "go":
             self._drain(host)
         self._state = answer.state
@@ -303,6 +361,7 @@ def work(
     ca_file: str | Path | None = None,
     task_id: str | None = None,
     programs: Mapping[str, PackedProgram] | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Work for a run until it has no more to do; SIGINT and SIGTERM end it early.
 
@@ -320,19 +379,21 @@ def work(
         The one task to take blocks of; None: any whose functions can be imported here.
     programs
         Functions that are known already, by task; those of others are imported by name.
+    say
+        Called, from any thread, with what a person should know.
 
     Returns
     -------
     str
-        Name of the run.
+        Name of the run; empty if the worker was asked to end before it had found one.
 
     Raises
     ------
     ServiceError
         If the run can't be reached, does not know the token, or is another one by now.
     """
-    connection = Connection(url, token, ca_file=ca_file)
-    worker = Worker(connection, workers=workers, name=name, task_id=task_id, programs=programs)
+    connection = PatientConnection(url, token, ca_file=ca_file, say=say)
+    worker = Worker(connection, workers=workers, name=name, task_id=task_id, programs=programs, say=say)
     with heard(worker.stop):
         worker.serve()
-    return connection.run_id or ""
+    return (connection.run_id or "") if worker.has_joined else ""
