@@ -10,7 +10,7 @@ demo: $(STAMP)-demo
 	$(BIN)/python examples/brain/demo.py
 
 test: $(STAMP)-test
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS)
 
 check: $(STAMP)-check
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from time import sleep
@@ -62,7 +63,10 @@ def temporary() -> set[str]:
 
 
 @pytest.fixture
-def clean(mark: str, tmp_path: Path) -> Iterator[None]:
+def clean(mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "tmp").mkdir()  # other tests run at the same time, and have their own things there
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     bellis.run(line(lambda _: None, 3), workers=2, progress=False, log_dir=tmp_path / "before")
     gc.collect()
     before, names = Belongings(), shared_memory() | temporary()

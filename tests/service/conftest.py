@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bellis.service.client import Client
     from service_rig import Rig
 
-pytest.register_assert_rewrite("bellis.testing.engines", "service_rig")
+pytest.register_assert_rewrite("service_rig")
 
 
 @pytest.fixture
