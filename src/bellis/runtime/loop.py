@@ -388,7 +388,7 @@ class Loop:
         if len(record.crashed) >= MOST_CRASHES:
             self._stop(
                 record.task.task_id,
-                f"{len(record.crashed)} workers in a row ended while they ran it; the last one: {crash}\n{error}",
+                f"{len(record.crashed)} workers in a row ended while they ran it; the last one {crash}\n{error}",
             )
 
     def _stop(self, task_id: str, reason: str) -> None:
