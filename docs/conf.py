@@ -51,7 +51,7 @@ OUTSIDE = re.compile(
     r"(numpy|np|npt|collections\.abc|fractions|pathlib|os|enum|typing)\."
     r"|(AbstractContextManager|Any|Callable|InitVar|Iterable|Iterator|Literal|Mapping|NDArray|Path|Protocol|Self|Sequence)$"
     r"|(Check|CoordinateLike|DTypes?|Edge|Fit|Ints|Lut|Method|Missing|OnChanged|RationalsLike|Regions|Snap|_?Source)$"
-    r"|(AnyDescription|Compression|DatasetPath|Index|Marker|MissingPolicy|Payload|RoiLike|Security)$"
+    r"|(AnyDescription|Compression|DatasetPath|Index|Marker|MissingPolicy|Payload|RoiLike|Cluster|Security)$"
     r"|(AttributeType|GraphPlace|Ids|Names|Places|Policy|Rows|Values)$"
     r"|(Mapping\[str|dict\[int|tuple\[int|(str \| )?tuple\[str|low|high)$"
 )

@@ -29,8 +29,8 @@ class DaskEngine:
     Parameters
     ----------
     client
-        A connected `distributed.Client`, or a cluster (`LocalCluster`, `SLURMCluster`...): it is used, and left alone
-        otherwise; or the address of a scheduler, ``host:port``; None for a cluster of this run's own on this machine.
+        A connected `distributed.Client`, or a cluster (``LocalCluster``, ``SLURMCluster``...): it is used, and left
+        alone otherwise; or the address of a scheduler, ``host:port``; None for a cluster of this run's own here.
     security
         Certificates for a scheduler that is given by its address.
 

@@ -90,8 +90,12 @@ class Client:
     ----------
     context
         How it found the run.
-    task_id, host, port
-        What is in the context.
+    task_id
+        The task that it takes blocks of.
+    host
+        Where the run is.
+    port
+        The port that it listens on.
     worker_id
         The number of the worker function's call, as in daisy; of a client that bellis did not launch, a number that no
         other worker of the run has.
