@@ -99,27 +99,15 @@ ROWS = (
 )
 
 
-ROWS_AT_ONCE = 3
-AT_ONCE = [ROWS[k : k + ROWS_AT_ONCE] for k in range(0, len(ROWS), ROWS_AT_ONCE)]
-
-
 @pytest.fixture(scope="module")
-def server_pairs() -> Iterator[list[dict[bool, VolumeServer]]]:
-    """Servers without checksums in headers, each with one that has them."""
+def servers() -> Iterator[dict[bool, VolumeServer]]:
+    """A server without checksums in headers, and one that has them."""
     options: dict[str, Any] = {"chunk_shape": (8, 8, 8)}
     with ExitStack() as stack:
-        yield [
-            {
-                checksums: stack.enter_context(volume_server(VOLUME, checksums=checksums, **options))
-                for checksums in (False, True)
-            }
-            for _ in range(ROWS_AT_ONCE)
-        ]
-
-
-@pytest.fixture
-def servers(server_pairs: list[dict[bool, VolumeServer]]) -> dict[bool, VolumeServer]:
-    return server_pairs[0]
+        yield {
+            checksums: stack.enter_context(volume_server(VOLUME, checksums=checksums, **options))
+            for checksums in (False, True)
+        }
 
 
 @pytest.fixture
@@ -160,19 +148,10 @@ def attempts(server: VolumeServer, source: str) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("rows", AT_ONCE, ids=lambda rows: ", ".join(map(str, rows)))
-def test_a_read_is_exact_or_an_error_in_time(
-    rows: tuple[Row, ...], server_pairs: list[dict[bool, VolumeServer]], tmp_path: Path
-) -> None:
-    """Rows of the matrix, each with servers of its own and all of its sources at once: most of the time is waiting."""
-    for row in rows:
-        (tmp_path / str(row)).mkdir()
-    with ThreadPoolExecutor(len(rows)) as pool:
-        found = [
-            pool.submit(failures, row, servers, tmp_path / str(row))
-            for row, servers in zip(rows, server_pairs, strict=False)
-        ]
-        failed = [error for each in found for error in each.result()]
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_a_read_is_exact_or_an_error_in_time(row: Row, servers: dict[bool, VolumeServer], tmp_path: Path) -> None:
+    """A row of the matrix, with all of its sources at once: most of the time is waiting."""
+    failed = failures(row, servers, tmp_path)
     if failed:
         raise ExceptionGroup("cells that are wrong", failed)
 
