@@ -10,19 +10,13 @@ from bellis.graphs.mongo.store import MongoBackend
 from bellis.testing.graph_history import HistoryTests
 from bellis.testing.graph_writes import WriteTests
 from bellis.testing.graphs import GraphStoreTests
-from graphs.mongo_server import database_of, drop, mongo_server, mongo_url
+from graphs.mongo_server import database_of, drop, mongo_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongo_url(tmp_path_factory.mktemp("mongo")) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

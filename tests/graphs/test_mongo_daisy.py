@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pymongo
 import pytest
 
 from bellis.errors import GraphError
@@ -15,38 +14,12 @@ from bellis.graphs.attributes import Kind
 from bellis.graphs.mongo.daisy import metadata_of_daisy
 from bellis.graphs.mongo.store import MongoBackend
 from bellis.graphs.store import GraphStore
-from graphs.mongo_server import database_of, drop, mongo_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from pymongo.database import Database
 
 _COUNT = 50
 _META = {"directed": False, "total_roi_offset": [0, 0, 0], "total_roi_shape": [_COUNT, 10, 10]}
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongo_url(tmp_path_factory.mktemp("mongo")) as url:
-        yield url
-
-
-@pytest.fixture
-def database(url: str, tmp_path: Path) -> Iterator[Database[dict[str, Any]]]:
-    """An empty database, as its own driver sees it."""
-    name = database_of(tmp_path)
-    with pymongo.MongoClient[dict[str, Any]](url) as client:
-        yield client[name]
-    drop(url, [name])
-
-
-@pytest.fixture
-def backend(url: str, database: Database[dict[str, Any]]) -> Iterator[MongoBackend]:
-    backend = MongoBackend(url, database.name)
-    yield backend
-    backend.close()
 
 
 def many_by_daisy(database: Database[dict[str, Any]]) -> None:

@@ -8,7 +8,6 @@ import threading
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-import pymongo
 import pytest
 
 from bellis.errors import GraphError, GraphMismatchError, GraphMissingError, GraphServerError
@@ -17,28 +16,11 @@ from bellis.graphs.mongo.connection import DEFAULTS, without_credentials
 from bellis.graphs.mongo.store import MongoBackend
 from bellis.graphs.store import GraphStore
 from bellis.testing.graph_stores import ids
-from graphs.mongo_server import database_of, drop, mongo_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from pymongo.database import Database
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongo_url(tmp_path_factory.mktemp("mongo")) as url:
-        yield url
-
-
-@pytest.fixture
-def database(url: str, tmp_path: Path) -> Iterator[Database[dict[str, Any]]]:
-    """An empty database, as its own driver sees it."""
-    name = database_of(tmp_path)
-    with pymongo.MongoClient[dict[str, Any]](url) as client:
-        yield client[name]
-    drop(url, [name])
 
 
 @pytest.fixture
