@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from select import select
 from typing import TYPE_CHECKING, Self
 
+from bellis.runtime.lock import Lock
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 TIMEOUT_S = 100.0
@@ -44,6 +49,7 @@ class Forked:
     """A process that has loaded a script, in the folder of the script, and calls its ``main`` in forks, one by one."""
 
     def __init__(self, folder: Path, script: str) -> None:
+        self._folder = folder
         (folder / "script.py").write_text(script + LOOP)
         self._process = subprocess.Popen(
             [sys.executable, "script.py"], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
@@ -70,6 +76,44 @@ class Forked:
         """Kill the process, and what is in its group."""
         os.killpg(pid, signal.SIGKILL)
         assert self.code() == -signal.SIGKILL
+
+    def kill_at_random(
+        self, kills: int, share: tuple[float, float], outcome: Callable[[Path], object], seed: int
+    ) -> None:
+        """Kill so many runs of ``main(folder)``, each at a moment within this share of an undisturbed one's time.
+
+        A run that was killed is started again; one that is quicker than its killer is compared at once with the
+        undisturbed one, ``calm``, by their outcomes, as is the last.
+        """
+        rng, wild = random.Random(seed), 0
+
+        def start(name: str) -> int:
+            (self._folder / name).mkdir(exist_ok=True)
+            return self.start(name)
+
+        start("first")  # what is loaded late is loaded then
+        assert self.code() == 0
+        began = time.monotonic()
+        start("calm")
+        assert self.code() == 0
+        calm_s = time.monotonic() - began
+        calm = outcome(self._folder / "calm")
+        while kills:
+            folder = self._folder / f"wild{wild}"
+            run = start(folder.name)
+            code = self.code(rng.uniform(*share) * calm_s)
+            if code is None:
+                self.kill(run)
+                if (folder / "journal" / "lock").exists():
+                    Lock(folder / "journal" / "lock").release()  # waits until workers in other groups are gone
+                kills -= 1
+            else:
+                assert code == 0
+                assert outcome(folder) == calm
+                wild += 1
+        start(f"wild{wild}")
+        assert self.code() == 0
+        assert outcome(self._folder / f"wild{wild}") == calm
 
     def _line(self) -> int:
         assert self._process.stdout is not None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +11,6 @@ from scipy import ndimage
 
 import bellis
 from bellis import Array, Pipeline, open_ds, ops, prepare_ds
-from bellis.runtime.lock import Lock
 from forked import Forked
 
 if TYPE_CHECKING:
@@ -62,12 +59,6 @@ def main(name):
 """
 
 
-def kill(runs: Forked, pid: int, folder: Path) -> None:
-    runs.kill(pid)
-    if (folder / "journal" / "lock").exists():
-        Lock(folder / "journal" / "lock").release()  # waits until workers in other groups are gone
-
-
 def outcome(folder: Path) -> tuple[object, ...]:
     arrays = [open_ds(folder / "out.zarr" / name).to_ndarray().tobytes() for name in ("labels", "large")]
     scratch = sorted(path.suffix for path in folder.rglob("*-????????*") if "journal" not in str(path))
@@ -81,34 +72,10 @@ def test_ten_runs_killed_at_random_moments_change_nothing(tmp_path: Path) -> Non
     smooth = ndimage.gaussian_filter(np.random.default_rng(0).random((32, 32, 32), np.float32), 1.2)
     mask = prepare_ds(tmp_path / "mask.zarr", shape=smooth.shape, dtype=bool, chunk_shape=(16, 16, 16))
     mask[mask.roi] = smooth > np.quantile(smooth, 0.8)
-    rng, kills, wild = random.Random(5), 0, 0
     with Forked(tmp_path, SCRIPT) as runs:
-
-        def start(name: str) -> int:
-            (tmp_path / name).mkdir(exist_ok=True)
-            return runs.start(name)
-
-        start("first")
-        assert runs.code() == 0
-        began = time.monotonic()
-        start("calm")
-        assert runs.code() == 0
-        calm_s = time.monotonic() - began
-        calm = outcome(tmp_path / "calm")
-        assert json.loads(calm[3])[0] > json.loads(calm[3])[2] > 10  # type: ignore[arg-type]
-        while kills < 10:
-            run = start(f"wild{wild}")
-            code = runs.code(rng.uniform(0.05, 0.5) * calm_s)
-            if code is None:
-                kill(runs, run, tmp_path / f"wild{wild}")
-                kills += 1
-            else:
-                assert code == 0
-                assert outcome(tmp_path / f"wild{wild}") == calm
-                wild += 1
-        start(f"wild{wild}")
-        assert runs.code() == 0
-    assert outcome(tmp_path / f"wild{wild}") == calm
+        runs.kill_at_random(10, (0.05, 0.5), outcome, seed=5)
+    calm = outcome(tmp_path / "calm")
+    assert json.loads(calm[3])[0] > json.loads(calm[3])[2] > 10  # type: ignore[arg-type]
 
 
 def operations(folder: Path) -> dict[str, Pipeline]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +11,6 @@ import bellis
 from bellis import Array, Pipeline, open_ds, ops, prepare_ds
 from bellis.graphs import GraphStore, open_graph
 from bellis.graphs.memory import MemoryBackend
-from bellis.runtime.lock import Lock
 from forked import Forked
 from membranes import cells, noisy
 
@@ -40,12 +37,6 @@ def main(name):
 """
 
 
-def kill(runs: Forked, pid: int, folder: Path) -> None:
-    runs.kill(pid)
-    if (folder / "journal" / "lock").exists():
-        Lock(folder / "journal" / "lock").release()  # waits until workers in other groups are gone
-
-
 def outcome(folder: Path) -> list[object]:
     arrays = [open_ds(folder / name).to_ndarray().tobytes() for name in ("cells.zarr", "cells_fragments.zarr")]
     with open_graph(folder / "cells.sqlite", "r") as graph:
@@ -61,32 +52,9 @@ def test_runs_killed_at_random_moments_change_nothing(tmp_path: Path) -> None:
     walls, _ = cells((8, 64, 64), 40, wall=1.5)
     source = prepare_ds(tmp_path / "walls.zarr", shape=walls.shape, dtype=np.uint8, voxel_size=(10, 5, 5))
     source[source.roi] = noisy(walls)
-    rng, kills, wild = random.Random(7), 0, 0
     with Forked(tmp_path, SCRIPT) as runs:
-
-        def start(name: str) -> int:
-            (tmp_path / name).mkdir(exist_ok=True)
-            return runs.start(name)
-
-        began = time.monotonic()
-        start("calm")
-        assert runs.code() == 0
-        calm_s = time.monotonic() - began
-        calm = outcome(tmp_path / "calm")
-        assert calm[-1] == [".done", ".done"]
-        while kills < 5:
-            run = start(f"wild{wild}")
-            code = runs.code(rng.uniform(0.1, 0.6) * calm_s)
-            if code is None:
-                kill(runs, run, tmp_path / f"wild{wild}")
-                kills += 1
-            else:
-                assert code == 0
-                assert outcome(tmp_path / f"wild{wild}") == calm
-                wild += 1
-        start(f"wild{wild}")
-        assert runs.code() == 0
-    assert outcome(tmp_path / f"wild{wild}") == calm
+        runs.kill_at_random(5, (0.1, 0.6), outcome, seed=7)
+    assert outcome(tmp_path / "calm")[-1] == [".done", ".done"]
 
 
 def watershed(folder: Path) -> Pipeline:
